@@ -37,7 +37,7 @@ pub struct TokenLine {
 /// The reason for which a token file cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The file has no token, so nobody could send a request.
+    /// The file has no token, so no client could send a request.
     #[error("the token file has no token; write one token in each line")]
     Empty,
     /// The file has more than [`MAX_TOKENS`] tokens.

@@ -62,7 +62,8 @@ const TRITON_CLIENT: Environment =
     Environment { name: "tritonclient", packages: &["tritonclient[http]==2.73.0"], download: "about 30 MB" };
 
 /// Another client of that protocol; see `bench/tests/inference_protocol.rs`.
-const KSERVE: Environment = Environment { name: "kserve", packages: &["kserve==0.21.0"], download: "about 130 MB" };
+const KSERVE: Environment =
+    Environment { name: "kserve", packages: &["kserve==0.21.0"], download: "about 450 MB, unpacked" };
 
 /// A validator with the schemas of each version of Kubernetes; see `k8s/cluster/tests/manifests.rs`.
 const KUBERNETES_VALIDATE: Environment =

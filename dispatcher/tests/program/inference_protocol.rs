@@ -71,7 +71,7 @@ async fn errors_have_the_form_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn a_request_for_more_slots_than_are_free_is_sent_a_few_times_and_holds_nobody_up() {
+async fn a_request_for_more_slots_than_are_free_is_sent_a_few_times_and_delays_no_other() {
     let stub = StubReplica::with_capacity(4, StubBehavior::Crowded).await;
     let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await);
     dispatcher.until_states(&["ready"]).await;
