@@ -5,31 +5,32 @@ use crate::metrics;
 use crate::pipeline::{Classification, Image, Pipeline};
 use crate::ranking::top_k;
 use crate::served_model::ServedModel;
+use crate::slots::{SlotClient, Slots, TakenSlots};
 use crate::softmax::softmax;
 use crate::work::{Work, WorkMeter};
-use crate::{inference_protocol, request_body};
+use crate::{inference_protocol, request_body, slot_channel};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use service::admin::Admin;
 use service::body::{BodyIsRead, BodyLimits, Chunks, Upload};
 use service::coding;
 use service::headers::text;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
+use service::slot_channel::PATH;
 use service::trace::TraceContext;
 use service::wire::{self, Answer, BodyFormat, Code, RequestError, Timing, header};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Answers all requests of a replica.
 pub struct ReplicaHandler {
     /// Classifies images.
     pub pipeline: Pipeline,
-    /// The free slots: one permit for each image that the replica can still take.
-    pub slots: Arc<Semaphore>,
+    /// The slots: one for each image that the replica can take at once.
+    pub slots: Slots,
     /// Measures the work for each request, which the answers tell.
     pub work: WorkMeter,
     /// The number of slots, which the replica advertises to dispatchers.
@@ -56,6 +57,9 @@ impl ReplicaHandler {
         if inference_protocol::owns(path) {
             return inference_protocol::answer(&self, request).await;
         }
+        if request.method() == Method::GET && path == PATH {
+            return self.open_slot_channel(&request);
+        }
         let (head, body) = request.into_parts();
         // Closing a connection with an unread body would reset it, and the client would lose the answer.
         Upload::new(&head.headers, body).discard().await;
@@ -74,9 +78,10 @@ impl ReplicaHandler {
         let received = Instant::now();
         let trace = TraceContext::from_headers(request.headers());
         let refusal = |fault| respond::error(&fault, &trace.request_id());
+        let client = SlotClient::from_headers(request.headers());
         let (head, body) = request.into_parts();
         let upload = Upload::new(&head.headers, body);
-        let reply = match self.receive(&head, upload, received).await {
+        let reply = match self.receive(&head, client, upload, received).await {
             Ok((admitted, body)) => {
                 let work = self.work.begin();
                 let outcome = self.classify(admitted, body, received, work.clone()).await;
@@ -84,17 +89,28 @@ impl ReplicaHandler {
             }
             Err((fault, mark)) => with_mark(refusal(fault), mark),
         };
-        self.add_headers(reply, &trace)
+        self.add_headers(reply, client, &trace)
+    }
+
+    /// Answers `GET /slots`.
+    fn open_slot_channel(&self, request: &Request<Incoming>) -> Reply {
+        let trace = TraceContext::from_headers(request.headers());
+        if self.admin.readiness.is_draining() {
+            let fault = RequestError::new(Code::Busy, "this replica is stopping").retry_after(Duration::from_secs(1));
+            return respond::error(&fault, &trace.request_id());
+        }
+        slot_channel::open(&self.slots, request).unwrap_or_else(|fault| respond::error(&fault, &trace.request_id()))
     }
 
     /// Checks the head of a request, takes a slot for it, and reads its body. An error has the mark for its answer.
     async fn receive<'a>(
         &self,
         head: &'a Parts,
+        client: SlotClient,
         upload: Upload,
         received: Instant,
     ) -> Result<(Admitted<'a>, Chunks), (RequestError, Option<BodyIsRead>)> {
-        match self.admit(head, received) {
+        match self.admit(head, client, received) {
             Ok(admitted) => match upload.read(&self.body_limits, 0, admitted.deadline).await {
                 Ok(body) => Ok((admitted, body)),
                 Err(fault) => Err((fault, None)),
@@ -121,13 +137,13 @@ impl ReplicaHandler {
     }
 
     /// Checks the head of a request and takes a slot for it.
-    fn admit<'a>(&self, head: &'a Parts, received: Instant) -> Result<Admitted<'a>, RequestError> {
+    fn admit<'a>(&self, head: &'a Parts, client: SlotClient, received: Instant) -> Result<Admitted<'a>, RequestError> {
         coding::check(&head.headers)?;
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         BodyFormat::from_content_type(content_type)?;
         let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
         let queued_ms = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
-        let (slot, in_progress) = (self.take_slots(1)?, InProgress::start(received));
+        let (slot, in_progress) = (self.take_slot(client)?, InProgress::start(received));
         Ok(Admitted { slot, in_progress, content_type, top_k, deadline, queued_ms })
     }
 
@@ -148,17 +164,20 @@ impl ReplicaHandler {
         Answer::new(predictions, name, &self.name, timing)
     }
 
-    /// Takes `count` slots, or none. No request waits for slots here, because requests wait in the dispatcher.
+    /// Takes a slot for a request of `client`. No request waits for slots here, because requests wait in the dispatcher.
+    ///
+    /// # Errors
+    /// If no slot is free (status 503, code `busy`).
+    pub(crate) fn take_slot(&self, client: SlotClient) -> Result<TakenSlots, RequestError> {
+        self.slots.take(client, 1).ok_or_else(busy)
+    }
+
+    /// Takes `count` further slots for the request that has `slots`, or none.
     ///
     /// # Errors
     /// If fewer slots are free (status 503, code `busy`).
-    pub(crate) fn take_slots(&self, count: usize) -> Result<OwnedSemaphorePermit, RequestError> {
-        let count = u32::try_from(count).expect("a request takes no more slots than the capacity");
-        self.slots.clone().try_acquire_many_owned(count).map_err(|_| {
-            let message =
-                "this replica has not enough free slots; send the request to another replica, or retry in 1 s";
-            RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1))
-        })
+    pub(crate) fn take_more_slots(&self, slots: &mut TakenSlots, count: usize) -> Result<(), RequestError> {
+        if slots.take_more(count) { Ok(()) } else { Err(busy()) }
     }
 
     /// The deadline of a request with the header of a timeout; `None` without the header. A dispatcher sends the header,
@@ -188,10 +207,19 @@ impl ReplicaHandler {
 
     /// Adds the headers that every answer to a request with images has: the capacity, the number of slots that are
     /// taken, and the identifiers of the request. A refusal for lack of slots also tells when to come back.
-    pub(crate) fn add_headers(&self, mut reply: Reply, trace: &TraceContext) -> Reply {
-        let taken = self.capacity.saturating_sub(self.slots.available_permits());
-        for (name, number) in [(header::CAPACITY, self.capacity), (header::SLOTS_TAKEN, taken)] {
-            reply.headers_mut().insert(name, HeaderValue::from(number));
+    ///
+    /// If the request came from a dispatcher, the answer also tells what other dispatchers take and claim.
+    pub(crate) fn add_headers(&self, mut reply: Reply, client: SlotClient, trace: &TraceContext) -> Reply {
+        let headers = reply.headers_mut();
+        for (name, number) in [(header::CAPACITY, self.capacity), (header::SLOTS_TAKEN, self.slots.taken())] {
+            headers.insert(name, HeaderValue::from(number));
+        }
+        if let Some(dispatcher) = client.dispatcher {
+            let others = self.slots.others(dispatcher);
+            headers.insert(header::SLOTS_OF_OTHERS, HeaderValue::from(others.taken));
+            if others.claim {
+                headers.insert(header::SLOTS_CLAIMED, HeaderValue::from(1));
+            }
         }
         if reply.status() == StatusCode::SERVICE_UNAVAILABLE
             && let Some(mean) = self.work.mean()
@@ -202,6 +230,12 @@ impl ReplicaHandler {
         trace.write(reply.headers_mut());
         reply
     }
+}
+
+/// The error for a request that finds too few free slots.
+fn busy() -> RequestError {
+    let message = "this replica has not enough free slots; send the request to another replica, or retry in 1 s";
+    RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1))
 }
 
 /// Adds the mark of [`discard_refused`] to the answer.
@@ -224,7 +258,7 @@ pub(crate) async fn discard_refused(upload: Upload, fault: &RequestError) -> Opt
 
 /// The facts from the head of a valid request, and the slot of the request.
 struct Admitted<'a> {
-    slot: OwnedSemaphorePermit,
+    slot: TakenSlots,
     in_progress: InProgress,
     content_type: Option<&'a str>,
     /// The number of predictions in the answer.

@@ -11,6 +11,7 @@ pub mod tensor;
 
 use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark};
 use crate::pipeline::Image;
+use crate::slots::{SlotClient, TakenSlots};
 use crate::work::Work;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
@@ -27,7 +28,6 @@ use service::respond::{self, Reply, inference_error};
 use service::trace::TraceContext;
 use service::wire::{Code, RequestError, header};
 use std::time::{Duration, Instant};
-use tokio::sync::OwnedSemaphorePermit;
 
 /// The name of the input tensor with normalised numbers.
 const INPUT: &str = "input";
@@ -58,6 +58,7 @@ pub(crate) fn owns(path: &str) -> bool {
 pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Incoming>) -> Reply {
     let received = Instant::now();
     let trace = TraceContext::from_headers(request.headers());
+    let client = SlotClient::from_headers(request.headers());
     let (head, body) = request.into_parts();
     let upload = Upload::new(&head.headers, body);
     let path = head.uri.path();
@@ -67,13 +68,15 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
         model => Resource::of(path, model.map_or("", |model| &model.name)),
     };
     let outcome = match resource {
-        Ok(Resource::Infer) if head.method == Method::POST => infer(handler, &head.headers, upload, received).await,
+        Ok(Resource::Infer) if head.method == Method::POST => {
+            infer(handler, &head.headers, client, upload, received).await
+        }
         resource => {
             upload.discard().await;
             resource.map(|resource| describe(handler, &resource, &head.method))
         }
     };
-    handler.add_headers(outcome.unwrap_or_else(|fault| inference_error(&fault)), &trace)
+    handler.add_headers(outcome.unwrap_or_else(|fault| inference_error(&fault)), client, &trace)
 }
 
 impl Resource {
@@ -136,11 +139,12 @@ fn loading() -> RequestError {
 async fn infer(
     handler: &ReplicaHandler,
     headers: &HeaderMap,
+    client: SlotClient,
     upload: Upload,
     received: Instant,
 ) -> Result<Reply, RequestError> {
     let admit = || {
-        let (slots, in_progress) = (handler.take_slots(1)?, InProgress::start(received));
+        let (slots, in_progress) = (handler.take_slot(client)?, InProgress::start(received));
         Ok((slots, in_progress, handler.deadline(headers, received)?, json_length(headers)?))
     };
     let (slots, _in_progress, deadline, json_length) = match admit() {
@@ -162,7 +166,7 @@ async fn compute(
     handler: &ReplicaHandler,
     body: Chunks,
     json_length: Option<usize>,
-    slots: OwnedSemaphorePermit,
+    slots: TakenSlots,
     deadline: Instant,
     work: &Work,
 ) -> Result<Reply, RequestError> {
@@ -176,7 +180,7 @@ async fn compute(
     let (request, mut slots, _body) = parsed.map_err(failed)?;
     let request = request?;
     if request.images.len() > 1 {
-        slots.merge(handler.take_slots(request.images.len() - 1)?);
+        handler.take_more_slots(&mut slots, request.images.len() - 1)?;
     }
     let rows = classify(handler, request.images, slots, deadline, work).await?;
     let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
@@ -187,12 +191,12 @@ async fn compute(
 async fn classify(
     handler: &ReplicaHandler,
     images: Vec<Image>,
-    mut slots: OwnedSemaphorePermit,
+    mut slots: TakenSlots,
     deadline: Instant,
     work: &Work,
 ) -> Result<Vec<Vec<f32>>, RequestError> {
     let classified = images.into_iter().enumerate().map(|(index, image)| {
-        let slot = slots.split(1).expect("the request holds a slot for every image");
+        let slot = slots.split_one().expect("the request holds a slot for every image");
         let work = work.clone();
         async move {
             let outcome = handler.pipeline.classify(image, deadline, slot, work).await;

@@ -13,6 +13,7 @@ mod worker;
 use crate::batch::Batcher;
 use crate::decode::ImageLimits;
 use crate::model::{InferenceError, Input, Model, ModelFactory};
+use crate::slots::TakenSlots;
 use crate::transform::Transform;
 use crate::work::Work;
 use batch_queue::BatchQueue;
@@ -23,7 +24,7 @@ use service::wire::{Code, RequestError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thread::FatalErrorSender;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use work_item::{Responder, WorkItem};
 
 /// An image as a request sends it.
@@ -155,7 +156,7 @@ impl Pipeline {
         &self,
         image: Image,
         deadline: Instant,
-        slot: OwnedSemaphorePermit,
+        slot: TakenSlots,
         work: Work,
     ) -> Result<Classification, RequestError> {
         let message = "a thread of the replica has stopped; the log of the replica has the reason";
@@ -230,9 +231,9 @@ fn start_workers<F: CreateModel>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slots::{SlotClient, Slots};
     use crate::work::WorkMeter;
     use std::sync::Mutex;
-    use tokio::sync::Semaphore;
 
     /// A model that records the sizes of its batches. A pass waits for a message from `gate`, but not in the warm-up,
     /// whose images are zeros.
@@ -277,7 +278,7 @@ mod tests {
     }
 
     async fn classify(pipeline: &Pipeline, image: Bytes, deadline: Instant) -> Result<Classification, RequestError> {
-        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free slot");
+        let slot = Slots::new(1).take(SlotClient::default(), 1).expect("a free slot");
         pipeline.classify(Image::Encoded(image), deadline, slot, WorkMeter::default().begin()).await
     }
 
@@ -289,9 +290,9 @@ mod tests {
         let sizes = sizes(1, 1);
         let (pipeline, _errors) =
             Pipeline::start(sizes, ImageLimits::default(), loaded(model), || {}).expect("the thread starts");
-        let slots = Arc::new(Semaphore::new(1));
+        let slots = Slots::new(1);
         let far = Instant::now() + Duration::from_secs(600);
-        let slot = slots.clone().try_acquire_owned().expect("a free slot");
+        let slot = slots.take(SlotClient::default(), 1).expect("a free slot");
         let work = WorkMeter::default().begin();
         let client =
             tokio::spawn(async move { pipeline.classify(Image::Encoded(png()), far, slot, work).await.map(drop) });
@@ -300,9 +301,11 @@ mod tests {
         }
         client.abort();
         assert!(client.await.expect_err("aborted").is_cancelled());
-        assert_eq!(slots.available_permits(), 0, "the model still computes the image of the client that left");
+        assert_eq!(slots.taken(), 1, "the model still computes the image of the client that left");
         open.send(()).expect("the model waits");
-        let _free = slots.acquire().await.expect("never closed");
+        while slots.taken() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use crate::metrics;
 use crate::model::{ModelFactory, ModelFile};
 use crate::pipeline::{FatalErrors, LoadedModel, Pipeline};
 use crate::served_model::ServedModel;
+use crate::slots::Slots;
 use crate::startup;
 use crate::transform::Transform;
 use crate::work::WorkMeter;
@@ -18,7 +19,6 @@ use service::readiness::{Latch, Readiness};
 use service::{server, telemetry};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 
 /// Serves until the process should stop, or the pipeline fails.
 ///
@@ -48,7 +48,7 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
     let body_memory = capacity.saturating_mul(request_memory);
     let handler = Arc::new(ReplicaHandler {
         pipeline,
-        slots: Arc::new(Semaphore::new(capacity)),
+        slots: Slots::new(capacity),
         work: WorkMeter::default(),
         capacity,
         admin: Admin { metrics: prometheus, readiness: readiness.clone(), capacity: Some(capacity) },

@@ -22,6 +22,17 @@ pub mod header {
     /// The number of slots of a replica that requests take when it sends an answer. The answered request takes none any
     /// more. A dispatcher learns by this how many slots the requests of other dispatchers take.
     pub const SLOTS_TAKEN: HeaderName = HeaderName::from_static("x-replica-slots-taken");
+    /// The name of a dispatcher, 1 to 16 hexadecimal digits: a random number, which is a new one after each start. A
+    /// replica knows by it which of its slots each dispatcher takes.
+    pub const DISPATCHER_ID: HeaderName = HeaderName::from_static("x-dispatcher-id");
+    /// Present in a request that uses a slot which the replica keeps for its dispatcher; see
+    /// [`slot_channel`](crate::slot_channel).
+    pub const SLOT_GRANTED: HeaderName = HeaderName::from_static("x-slot-granted");
+    /// The number of slots of a replica that requests and grants of others than the asking dispatcher take. Only answers
+    /// to requests with [`DISPATCHER_ID`] have it.
+    pub const SLOTS_OF_OTHERS: HeaderName = HeaderName::from_static("x-replica-slots-of-others");
+    /// Present in an answer if other dispatchers claim slots of the replica.
+    pub const SLOTS_CLAIMED: HeaderName = HeaderName::from_static("x-replica-slots-claimed");
     /// The time after which a replica that has no free slot probably has one, in whole milliseconds, at least 1: the mean
     /// time between two of its answers while it is busy. Only answers with status 503 have it. Absent if the replica has
     /// not answered any request yet.

@@ -5,6 +5,7 @@
 //! reads no clock and knows nothing of HTTP or of the contents of a request.
 
 pub mod claim;
+pub mod grants;
 pub mod optimism;
 pub mod own_slots;
 pub mod peers;

@@ -1,10 +1,11 @@
 //! An image in the pipeline, with its slot and the channel for its outcome.
 
 use super::{Classification, StageTimes};
+use crate::slots::TakenSlots;
 use crate::work::Work;
 use service::wire::{Code, RequestError};
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 /// An image in the pipeline. `T` is the form of the image: [`super::Image`] before decoding, and then
 /// [`crate::model::Input`].
@@ -19,7 +20,7 @@ pub(super) struct WorkItem<T> {
 
 /// The slot of an image, the replica's work for its request, and the channel to the request.
 pub(super) struct Responder {
-    pub(super) slot: OwnedSemaphorePermit,
+    pub(super) slot: TakenSlots,
     pub(super) work: Work,
     pub(super) outcome: oneshot::Sender<Result<Classification, RequestError>>,
 }

@@ -2,6 +2,8 @@
 //! happens, and [`Activity::next_step`] says when the connection is ended and why. Does no I/O and reads no clock.
 
 use super::limits::ConnectionLimits;
+use crate::upgrade::Upgrade;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,6 +52,8 @@ pub(super) struct Activity {
     is_aged: AtomicBool,
     is_closed: AtomicBool,
     is_aborted: AtomicBool,
+    /// What follows on the connection after the last answer; empty unless that has accepted another protocol.
+    upgrade: OnceLock<Upgrade>,
 }
 
 /// The limits of one connection.
@@ -135,6 +139,7 @@ impl Activity {
             is_aged: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             is_aborted: AtomicBool::new(false),
+            upgrade: OnceLock::new(),
         };
         activity.quiet_since.set(Duration::ZERO);
         activity
@@ -291,6 +296,17 @@ impl Activity {
     /// Whether the connection is reset.
     pub(super) fn is_aborted(&self) -> bool {
         self.is_aborted.load(Ordering::Relaxed)
+    }
+
+    /// Records that the last answer has accepted another protocol.
+    pub(super) fn accept(&self, upgrade: Upgrade) {
+        // There is no request after the one that asked for it.
+        let _first = self.upgrade.set(upgrade);
+    }
+
+    /// What follows on the connection after the last answer, if that has accepted another protocol.
+    pub(super) fn upgrade(&self) -> Option<&Upgrade> {
+        self.upgrade.get()
     }
 
     /// The instant that is `time` after the connection's start.

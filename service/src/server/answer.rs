@@ -5,6 +5,7 @@ use super::activity::Activity;
 use crate::body::BodyIsRead;
 use crate::respond::{self, Reply};
 use crate::trace::TraceContext;
+use crate::upgrade::Upgrade;
 use crate::wire::{Code, RequestError};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -71,6 +72,11 @@ impl OpenRequest {
         let is_left_unread = self.activity.is_mid_request() && reply.extensions().get::<BodyIsRead>().is_none();
         if !self.is_http2 && (self.activity.is_aged() || is_left_unread) {
             close_after(&mut reply);
+        }
+        if !self.is_http2
+            && let Some(upgrade) = reply.extensions_mut().remove::<Upgrade>()
+        {
+            self.activity.accept(upgrade);
         }
         reply.map(|body| {
             let Some(bytes) = body.into_inner().filter(|bytes| !bytes.is_empty()) else {

@@ -8,6 +8,8 @@ use super::stream::{GuardedStream, Protocol, Resettable};
 use crate::body::MemoryBudget;
 use crate::respond::Reply;
 use crate::tls::Tls;
+use crate::upgrade::Upgrade;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, ready};
 use hyper::Request;
@@ -146,9 +148,14 @@ impl ConnectionHandler {
                 let mut connection = self.http1.serve_connection(stream, service);
                 let served = drive(Pin::new(&mut connection), &activity, &timeouts, false, stop.clone()).await;
                 // hyper does not close the stream after a request that asked for another protocol (`Upgrade`,
-                // `CONNECT`), although the answer has not granted it.
+                // `CONNECT`), whether the answer has granted it or not.
                 if !activity.is_closed() && served.as_ref().map_or_else(is_malformed, |()| true) {
-                    Box::pin(close(connection.into_parts().io.into_inner(), stop)).await;
+                    let parts = connection.into_parts();
+                    let stream = parts.io.into_inner();
+                    match activity.upgrade() {
+                        Some(upgrade) => Box::pin(speak(upgrade, stream, parts.read_buf, stop)).await,
+                        None => Box::pin(close(stream, stop)).await,
+                    }
                 }
                 served
             }
@@ -177,6 +184,15 @@ async fn until_stopped<T>(
         result = step => Some(result),
         () = stopped => None,
     }
+}
+
+/// Speaks another protocol on a stream that hyper has left open, until the server stops. hyper has read `read_ahead`.
+async fn speak<S>(upgrade: &Upgrade, mut stream: GuardedStream<S>, read_ahead: Bytes, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Resettable + Unpin + Send + 'static,
+{
+    stream.pass_on(read_ahead);
+    let _ended_or_stopped = until_stopped(upgrade.run(Box::new(stream)), Duration::ZERO, &mut stop).await;
 }
 
 /// Closes a stream that hyper has left open.

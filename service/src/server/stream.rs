@@ -4,6 +4,7 @@
 use super::activity::Activity;
 use super::framing::{Framing, RefusedFraming};
 use crate::body::{MemoryBudget, Reservation};
+use bytes::Bytes;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -140,6 +141,12 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
                 return Ok(Protocol::Http1);
             }
         }
+    }
+
+    /// Lets all further bytes pass without a look at them, first those that were `read_ahead`. They are no HTTP any more.
+    pub(super) fn pass_on(&mut self, read_ahead: Bytes) {
+        (self.prefix, self.taken) = (read_ahead.into(), 0);
+        (self.is_http1, self.preface_left) = (false, 0);
     }
 
     /// Reads the next bytes into the prefix, whose memory grows with its length.

@@ -1,12 +1,13 @@
 //! One of several dispatchers that share replicas: its queue, its view of the replicas, and its part of the protocol.
 //! Sends nothing by itself: it returns messages. All instants are nanoseconds since the start of the simulation.
 
-use super::message::{Backlog, News, Note, ToDispatcher, ToReplica};
+use super::message::{News, Note, ToDispatcher, ToReplica};
 use super::protocol::{Estimate, Protocol};
 use super::view::View;
 use crate::simulate::plant::queue::PlantQueue;
 use crate::simulate::requests::PlantRequest;
 use admission::claim::{Claim, RENEWAL};
+use admission::grants::Backlog;
 use admission::optimism::Optimism;
 use admission::own_slots::OwnSlots;
 use admission::peers::Peers;
@@ -154,23 +155,17 @@ impl Dispatcher {
     /// Handles a message of a replica.
     pub(super) fn receive(&mut self, replica: usize, news: News, message: ToDispatcher, now: u64, outbox: &mut Outbox) {
         self.count_slots(now);
-        if self.settings.protocol == Protocol::Board && self.board() == Some(replica) {
-            (self.waiting_at_others, self.board_read_at) = (news.waiting_at_others, now);
-        }
         let view = &mut self.views[replica];
         (view.news, view.told_at) = (news, now);
         // By Little's law, a replica whose slots are full answers a request in this time.
         view.step = self.service / self.settings.slots as u64;
         match message {
-            ToDispatcher::Answer { arrived, dispatched, is_kept } => {
+            ToDispatcher::Answer { arrived, dispatched } => {
                 view.own -= 1;
                 if self.settings.protocol == Protocol::Told && view.own + news.taken_by_others < self.settings.slots {
                     view.paused_until = 0;
                 }
                 self.record_answer(arrived, dispatched, now);
-                if is_kept {
-                    self.use_grant(replica, now, outbox);
-                }
             }
             ToDispatcher::Busy { request, free_in } => {
                 view.own -= 1;
@@ -203,6 +198,8 @@ impl Dispatcher {
                     self.learn(false);
                 }
             }
+            ToDispatcher::Forgotten => view.claims = 0,
+            ToDispatcher::Backlog { others } => (self.waiting_at_others, self.board_read_at) = (others, now),
             ToDispatcher::State if self.settings.protocol == Protocol::Probes => view.asking = None,
             ToDispatcher::State => {}
         }
@@ -281,16 +278,19 @@ impl Dispatcher {
     /// Tells the first replica how many requests wait here, and asks it how many wait at the other dispatchers. All
     /// dispatchers use the same replica for that, which costs few messages however many replicas there are.
     fn exchange_backlogs(&mut self, now: u64, outbox: &mut Outbox) {
-        let is_due = self.exchanged_at + EXCHANGE <= now || self.exchanged_at == 0;
+        let backlog = self.backlog(now);
+        let frees_late = self.told_backlog.punctual > 0 && backlog.punctual == 0 && self.waiting_at_others.late > 0;
+        let is_due = self.exchanged_at + EXCHANGE <= now || self.exchanged_at == 0 || frees_late;
         let is_needed = self.backlog(now).sum() + self.waiting_at_others.sum() + self.told_backlog.sum() > 0;
         if self.settings.protocol != Protocol::Board || self.settings.dispatchers == 1 || !is_due || !is_needed {
             return;
         }
         if let Some(replica) = self.board() {
             self.exchanged_at = now;
-            let note = self.note(replica, now);
-            self.told_backlog = note.backlog;
-            outbox.push((replica, note, ToReplica::Probe));
+            self.version += 1;
+            self.told_backlog = self.backlog(now);
+            let note = Note { version: self.version, backlog: self.told_backlog, ..Note::default() };
+            outbox.push((replica, note, ToReplica::Backlog));
         }
     }
 
@@ -341,13 +341,10 @@ impl Dispatcher {
         self.spare.record(has_waited && !is_late, Duration::from_nanos(now - self.last_dispatch));
         self.last_dispatch = now;
         self.turns += 1;
-        let (is_shared, claims) = (self.views[replica].is_shared(), self.settings.protocol.claims());
-        let waiting = self.sendable();
         let view = &mut self.views[replica];
         view.last_turn = self.turns;
         view.own += 1;
-        view.claims = if claims && (is_shared || view.claims > 0) { waiting } else { 0 };
-        let note = self.note(replica, now);
+        let note = Note::default();
         outbox.push((replica, note, ToReplica::Request { request, dispatched: now, is_granted }));
         true
     }
@@ -447,7 +444,7 @@ impl Dispatcher {
         let late_after = self.settings.objective.saturating_sub(Duration::from_nanos(self.service));
         let note = Note {
             version: self.version,
-            backlog: self.backlog(now),
+            backlog: Backlog::default(),
             claim: Claim {
                 slots: self.views[replica].claims,
                 waiting: if is_late { self.queue.late() } else { self.queue.punctual() },

@@ -2,17 +2,9 @@
 
 use crate::simulate::requests::PlantRequest;
 use admission::claim::Claim;
+use admission::grants::Backlog;
 
-/// The requests that wait at one dispatcher, or at several together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Backlog {
-    /// Requests that can still meet the objective.
-    pub(super) punctual: usize,
-    /// Requests that can no longer meet the objective.
-    pub(super) late: usize,
-}
-
-/// The state of a dispatcher, which each of its messages tells.
+/// What a dispatcher tells with a message: its claim, or its backlog.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Note {
     /// The number of the note. Messages can overtake each other, and a replica ignores older notes.
@@ -28,8 +20,6 @@ pub(super) struct News {
     pub(super) taken_by_others: usize,
     /// Whether other dispatchers claim slots.
     pub(super) is_claimed: bool,
-    /// The requests that wait at other dispatchers, as these have told the replica.
-    pub(super) waiting_at_others: Backlog,
 }
 
 /// A message of a dispatcher to a replica.
@@ -49,6 +39,8 @@ pub(super) enum ToReplica {
     Update,
     /// The dispatcher does not need a slot that it was granted.
     Return,
+    /// The dispatcher tells its backlog and asks for that of the others.
+    Backlog,
     /// The dispatcher asks for the replica's state.
     Probe,
 }
@@ -57,12 +49,7 @@ pub(super) enum ToReplica {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ToDispatcher {
     /// The answer to a request.
-    Answer {
-        arrived: u64,
-        dispatched: u64,
-        /// Whether the replica grants the slot to the same dispatcher.
-        is_kept: bool,
-    },
+    Answer { arrived: u64, dispatched: u64 },
     /// All slots of the replica are taken.
     Busy {
         request: PlantRequest,
@@ -78,6 +65,10 @@ pub(super) enum ToDispatcher {
     },
     /// No slot is free. The claim stays.
     Queued,
+    /// The replica has forgotten the claim, because a granted slot was not used.
+    Forgotten,
+    /// The requests that wait at the other dispatchers.
+    Backlog { others: Backlog },
     /// The reply to a probe.
     State,
 }

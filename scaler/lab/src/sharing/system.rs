@@ -7,11 +7,12 @@ use super::dispatcher::{Dispatcher, Outbox, Settings};
 use super::message::{News, Note, ToDispatcher, ToReplica};
 use super::outcome::Outcome;
 use super::protocol::Protocol;
-use super::replica::{Effects, LEASE, Pass, Replica};
+use super::replica::{Effects, Pass, Replica};
 use crate::simulate::plant::ingress::Ingress;
 use crate::simulate::requests::{self, PlantRequest};
 use crate::simulate::streams::Stream;
 use admission::Order;
+use admission::grants::LEASE;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
@@ -320,7 +321,7 @@ impl System {
         let effects = act(replica, self.now);
         self.idle += replica.idle_slots();
         for (dispatcher, message) in effects.messages {
-            let news = self.replicas[index].news(dispatcher, self.now);
+            let news = self.replicas[index].news(dispatcher);
             let is_answer = matches!(message, ToDispatcher::Answer { .. } | ToDispatcher::Busy { .. });
             self.outcome.small_messages += u64::from(!is_answer);
             let at = self.arrival();
@@ -331,7 +332,7 @@ impl System {
             self.schedule(pass.ends, Event::PassEnds { replica: index, pass });
         }
         for dispatcher in effects.leases {
-            self.schedule(self.now + LEASE, Event::LeaseEnds { replica: index, dispatcher });
+            self.schedule(self.now + LEASE.as_nanos() as u64, Event::LeaseEnds { replica: index, dispatcher });
         }
     }
 }
