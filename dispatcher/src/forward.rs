@@ -12,6 +12,7 @@ mod request_head;
 
 pub use connection::ReplicaConnection;
 pub use headers::BodyKind;
+pub use request_head::SlotUse;
 
 use crate::failure::AttemptFailure;
 use crate::request::{BufferedRequest, Endpoint};
@@ -104,7 +105,8 @@ impl AttemptResult {
 }
 
 /// Sends `request` to the replica `address` over `connection`. If there is no connection, or the replica has closed it,
-/// a new one is opened. Headers tell the replica the time until `deadline` and the time that the request has `waited`.
+/// a new one is opened. Headers tell the replica the time until `deadline`, the time that the request has `waited`, and
+/// which `slot` it uses.
 /// The caller ends the attempt at the deadline.
 ///
 /// # Cancel safety
@@ -115,8 +117,9 @@ pub async fn attempt(
     request: &Arc<BufferedRequest>,
     deadline: Instant,
     waited: Duration,
+    slot: SlotUse,
 ) -> AttemptResult {
-    let attempt = Attempt { address, request, deadline, waited };
+    let attempt = Attempt { address, request, deadline, waited, slot };
     attempt.run(connection).await.unwrap_or_else(AttemptResult::failed)
 }
 
@@ -126,6 +129,7 @@ struct Attempt<'a> {
     request: &'a BufferedRequest,
     deadline: Instant,
     waited: Duration,
+    slot: SlotUse,
 }
 
 impl Attempt<'_> {
@@ -161,7 +165,7 @@ impl Attempt<'_> {
 
     async fn exchange(&self, mut connection: ReplicaConnection) -> Result<AttemptResult, ExchangeError> {
         let remains = self.deadline.saturating_duration_since(Instant::now());
-        let head = request_head::write(self.address, self.request, remains, self.waited);
+        let head = request_head::write(self.address, self.request, remains, self.waited, self.slot);
         let answer = connection.exchange(&head, self.request.body.pieces(), self.max_answer_bytes()).await?;
         Ok(AttemptResult::received(answer, &self.request.endpoint, connection))
     }

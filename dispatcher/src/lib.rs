@@ -32,6 +32,8 @@ pub mod retry;
 pub mod retry_budget;
 pub mod rotation;
 pub mod server;
+pub mod sharing;
+pub mod slot_channel;
 pub mod spans;
 pub mod status;
 pub mod timeline;

@@ -3,7 +3,7 @@
 //! computes and the slot stays taken.
 
 use crate::failure::AttemptFailure;
-use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection};
+use crate::forward::{self, AttemptResult, ReplicaAnswer, ReplicaConnection, SlotUse};
 use crate::poison::PoisonList;
 use crate::request::BufferedRequest;
 use crate::rotation::{Address, SlotNews};
@@ -70,6 +70,8 @@ pub struct Assignment {
     pub waited: Duration,
     /// The instant by which the client must be answered.
     pub deadline: Instant,
+    /// What the request tells the replica about its slot.
+    pub slot: SlotUse,
     /// Receives a message when the replica has stalled. The attempt then ends, and the request waits for its next
     /// permit.
     pub stall_notice: oneshot::Receiver<()>,
@@ -103,7 +105,7 @@ impl Permit {
     /// After the future is dropped, the attempt goes on in a task of its own, until [`ABANDONED_GRACE`] after the
     /// deadline at the latest.
     pub fn send(mut self, request: Arc<BufferedRequest>, poison: Arc<PoisonList>) -> RunningAttempt {
-        let Assignment { permit_id, address, connection, waited, deadline, stall_notice, hedge, reports } =
+        let Assignment { permit_id, address, connection, waited, deadline, slot, stall_notice, hedge, reports } =
             *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
         let (started, reporter) = (Instant::now(), reports.clone());
         let hedge = hedge.map(|permit| Box::new(Hedge { permit, request: request.clone(), poison: poison.clone() }));
@@ -111,7 +113,7 @@ impl Permit {
             request.timeline.clone().map(|timeline| LoggedAttempt { timeline, replica: address.clone(), started });
         let logged_end = logged.clone();
         let attempt = Box::pin(async move {
-            let result = forward::attempt(connection, &address, &request, deadline, waited).await;
+            let result = forward::attempt(connection, &address, &request, deadline, waited, slot).await;
             LoggedAttempt::end(logged_end, result.answer.as_ref().map(|answer| answer.status));
             let body_deaths = match &result.answer {
                 Ok(answer) if answer.shows_that_body_was_processed() => {

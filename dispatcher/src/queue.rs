@@ -183,6 +183,13 @@ impl<T> Queue<T> {
         self.entries.is_empty()
     }
 
+    /// The request that is next, whether or not it can find a replica, and whether it is late.
+    pub fn first(&self) -> Option<(&QueueEntry<T>, bool)> {
+        let (_, sequence_number) = self.punctual.iter().next().or_else(|| self.late.iter().next())?;
+        let WaitingEntry { entry, is_late } = self.entries.get(&sequence_number)?;
+        Some((entry, *is_late))
+    }
+
     /// Numbers of punctual and of late requests that would be dispatched before a request of `tenant` that arrives now.
     pub fn ahead_of(&self, tenant: Tenant) -> (usize, usize) {
         (self.punctual.ahead_of(tenant), self.late.ahead_of(tenant))

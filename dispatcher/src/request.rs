@@ -128,6 +128,8 @@ pub struct DispatchedRequest {
     pub accepted: Instant,
     /// The time from the acceptance of the request to this dispatch; `None` for the second replica of a hedge.
     pub waited: Option<Duration>,
+    /// Whether the replica has granted the slot before.
+    pub uses_grant: bool,
     /// The attempts that have failed before the present one.
     pub failed: FailedAttempts,
     /// The replica that the permit is for.

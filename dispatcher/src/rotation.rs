@@ -3,6 +3,7 @@
 //! replicas: totals are kept, and orders are updated where a replica changes.
 
 mod alarms;
+mod claims;
 mod endpoint;
 mod others;
 mod replica;
@@ -12,7 +13,7 @@ mod turns;
 use alarms::Alarms;
 use replica::{Check, DOUBT_AFTER};
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use totals::{RunningTotals, TotalsPart};
 use turns::{Turn, Turns};
@@ -95,7 +96,18 @@ pub struct Rotation {
     by_address: HashMap<Address, ReplicaId>,
     /// Number of replicas that were ever published.
     published: u64,
+    /// The replicas to which requests are sent without a question.
     turns: Turns,
+    /// The replicas that are asked for a slot first.
+    to_ask: Turns,
+    /// The number of slots beyond one that must seem free for a request that is sent without a question.
+    spare: usize,
+    /// The replicas that have a claim of this dispatcher.
+    claimed: BTreeSet<ReplicaId>,
+    /// The number of replicas that have not yet answered whether they grant a slot.
+    asking: usize,
+    /// The ready replicas that can have a channel, by their addresses.
+    boards: BTreeMap<Address, ReplicaId>,
     totals: RunningTotals,
     /// Probes of ejected replicas, at their due times.
     probes: Alarms,
@@ -184,17 +196,153 @@ impl Rotation {
         if tried.is_empty() && !is_suspect {
             return self.turns.first().copied().filter(is_allowed);
         }
-        let is_ready = |address: &&Address| {
-            let replica = self.by_address.get(*address).and_then(|&id| self.replica(id));
-            replica.is_some_and(|replica| replica.state == ReplicaState::Ready)
-        };
-        let untried_exists = !tried.is_empty() && self.totals.totals.ready > tried.iter().filter(is_ready).count();
+        let untried_exists = self.has_untried(tried);
         self.turns.iter().take_while(|turn| is_allowed(turn)).copied().find(|turn| {
             let replica = &self.replicas[turn.slot as usize];
             let avoids_tried = untried_exists || turn.rank == Turn::TRIAL;
             let is_avoided = avoids_tried && tried.contains(&replica.address) || is_suspect && replica.suspects > 0;
             !is_avoided
         })
+    }
+
+    /// Whether a replica is ready that is not one of those that a request has `tried`, if it has tried any.
+    fn has_untried(&self, tried: &[Address]) -> bool {
+        let is_ready = |address: &&Address| {
+            let replica = self.by_address.get(*address).and_then(|&id| self.replica(id));
+            replica.is_some_and(|replica| replica.state == ReplicaState::Ready)
+        };
+        !tried.is_empty() && self.totals.totals.ready > tried.iter().filter(is_ready).count()
+    }
+
+    /// Takes a slot that the replica `id` has granted, if the request with these `constraints` may be sent there.
+    pub fn pick_granted(&mut self, id: ReplicaId, constraints: Constraints<'_>, now: Instant) -> bool {
+        let Some(replica) = self.replica(id) else { return false };
+        let Constraints { tried, is_suspect } = constraints;
+        let is_avoided =
+            self.has_untried(tried) && tried.contains(&replica.address) || is_suspect && replica.suspects > 0;
+        if is_avoided || !replica.takes_requests() {
+            return false;
+        }
+        let pass = self.pass.max(replica.pass);
+        self.picks += 1;
+        self.pass = pass;
+        let pick = self.picks;
+        self.update(id, |replica| replica.take(is_suspect, pass, pick, now));
+        true
+    }
+
+    /// Whether a slot seems free for a request without constraints, also one of a replica that is asked first.
+    pub fn seems_free(&mut self, now: Instant) -> bool {
+        self.has_free_slot(now) || self.to_ask.first().is_some_and(|turn| turn.rank == 0)
+    }
+
+    /// The replica that should be asked next for a slot; `None` if there is none.
+    pub fn next_to_ask(&mut self, now: Instant) -> Option<ReplicaId> {
+        self.end_pauses(now);
+        self.to_ask.first().map(|turn| self.replicas[turn.slot as usize].id)
+    }
+
+    /// Records that a replica was asked for `slots` slots. Its turn to be asked again comes after all others.
+    pub fn ask(&mut self, id: ReplicaId, slots: usize) {
+        self.picks += 1;
+        let pick = self.picks;
+        self.update(id, |replica| {
+            replica.claims.asked = Some(replica.has_free_slot());
+            replica.claims.slots = slots;
+            replica.set_asked(pick);
+        });
+    }
+
+    /// Records that a replica has answered whether it grants a slot. Returns whether a slot had seemed free when it was
+    /// asked; `None` if it was not asked.
+    pub fn end_ask(&mut self, id: ReplicaId) -> Option<bool> {
+        self.update(id, |replica| replica.claims.asked.take()).flatten()
+    }
+
+    /// Sets the number of slots that this dispatcher claims at a replica.
+    pub fn set_claim(&mut self, id: ReplicaId, slots: usize) {
+        self.update(id, |replica| replica.claims.slots = slots);
+    }
+
+    /// Records that a replica has granted one of the claimed slots.
+    pub fn use_claim(&mut self, id: ReplicaId) {
+        self.update(id, |replica| replica.claims.slots = replica.claims.slots.saturating_sub(1));
+    }
+
+    /// Lets a replica not be asked until `until`. If it `is_refused`, it has no channel for questions, and requests are
+    /// sent to it without one for that time.
+    pub fn rest(&mut self, id: ReplicaId, until: Instant, is_refused: bool) {
+        self.update(id, |replica| {
+            (replica.claims.rests_until, replica.claims.is_refused) = (Some(until), is_refused);
+        });
+    }
+
+    /// Whether the replica is asked for a slot and has not answered yet.
+    pub fn is_asked(&self, id: ReplicaId) -> bool {
+        self.replica(id).is_some_and(|replica| replica.claims.asked.is_some())
+    }
+
+    /// Whether a channel for claims to the replica may be opened.
+    pub fn can_have_channel(&self, id: ReplicaId) -> bool {
+        self.replica(id).is_some_and(Replica::can_have_channel)
+    }
+
+    /// Whether other dispatchers use the replica, or want to.
+    pub fn is_shared(&self, id: ReplicaId) -> bool {
+        self.replica(id).is_some_and(Replica::is_shared)
+    }
+
+    /// Records that the channel for claims to a replica is open, or has ended.
+    pub fn set_channel(&mut self, id: ReplicaId, is_open: bool, now: Instant) {
+        self.update(id, |replica| {
+            if is_open {
+                replica.claims.is_open = true;
+            } else {
+                replica.claims.close();
+            }
+            replica.others.set_claimable(is_open, now);
+        });
+    }
+
+    /// Records what a replica has told over its channel: the number of slots that other dispatchers take, and whether they
+    /// claim any.
+    pub fn record_others(&mut self, id: ReplicaId, slots: usize, others_claim: bool, now: Instant) {
+        self.update(id, |replica| {
+            replica.others.record_told(slots, now, None);
+            replica.claims.others_claim = others_claim;
+        });
+    }
+
+    /// Sets the number of slots that must seem free for a request that is sent without a question. Reads all replicas,
+    /// and so costs more than other events. It changes after a wrong guess and after many right ones.
+    pub fn set_margin(&mut self, margin: usize) {
+        let spare = margin.saturating_sub(1);
+        if spare == self.spare {
+            return;
+        }
+        for (_, replica) in &self.replicas {
+            let (turn, ask) = turns_of(replica, self.balance, self.spare);
+            let (next_turn, next_ask) = turns_of(replica, self.balance, spare);
+            self.turns.replace(turn, next_turn);
+            self.to_ask.replace(ask, next_ask);
+        }
+        self.spare = spare;
+    }
+
+    /// The replicas at which this dispatcher claims slots.
+    pub fn claimed(&self) -> impl Iterator<Item = ReplicaId> {
+        self.claimed.iter().copied()
+    }
+
+    /// The number of replicas at which this dispatcher claims slots, and of those that have not yet answered whether they
+    /// grant one.
+    pub fn claim_counts(&self) -> (usize, usize) {
+        (self.claimed.len(), self.asking)
+    }
+
+    /// The replica by which all dispatchers exchange their backlogs: the ready one with the smallest address.
+    pub fn board(&self) -> Option<ReplicaId> {
+        self.boards.first_key_value().map(|(_, &id)| id)
     }
 
     /// Whether there is a slot for a request without constraints.
@@ -342,10 +490,36 @@ impl Rotation {
     fn update<R>(&mut self, id: ReplicaId, change: impl FnOnce(&mut Replica) -> R) -> Option<R> {
         let replica = self.replicas.get_mut(id.slot()).filter(|replica| replica.id == id)?;
         let (state, busy_until, opens_at) = (replica.state, replica.busy_until, replica.opens_at);
-        let (part, turn) = (TotalsPart::of(replica), replica.next_turn(self.balance));
+        let (part, claims, is_board) = (TotalsPart::of(replica), replica.claims, replica.can_have_channel());
+        let (turn, ask) = turns_of(replica, self.balance, self.spare);
         let result = change(replica);
         self.totals.replace(part, TotalsPart::of(replica));
-        self.turns.replace(turn, replica.next_turn(self.balance));
+        let (next_turn, next_ask) = turns_of(replica, self.balance, self.spare);
+        self.turns.replace(turn, next_turn);
+        self.to_ask.replace(ask, next_ask);
+        if (claims.slots > 0) != (replica.claims.slots > 0) {
+            if claims.slots > 0 {
+                self.claimed.remove(&id)
+            } else {
+                self.claimed.insert(id)
+            };
+        }
+        self.asking = self.asking + usize::from(replica.claims.asked.is_some()) - usize::from(claims.asked.is_some());
+        if is_board != replica.can_have_channel() {
+            if is_board {
+                // Another replica may have the same address by now.
+                if self.boards.get(&replica.address) == Some(&id) {
+                    self.boards.remove(&replica.address);
+                }
+            } else {
+                self.boards.insert(replica.address.clone(), id);
+            }
+        }
+        if let Some(until) = replica.claims.rests_until
+            && replica.claims.rests_until != claims.rests_until
+        {
+            self.pauses.set(until, id);
+        }
         if let ReplicaState::Ejected { probe_at, .. } = replica.state
             && replica.state != state
         {
@@ -382,6 +556,14 @@ impl Rotation {
             }
         }
         Some(result)
+    }
+}
+
+/// The turn of a replica among those to which requests are sent without a question, or else among those that are asked.
+fn turns_of(replica: &Replica, balance: Balance, spare: usize) -> (Option<Turn>, Option<Turn>) {
+    match replica.next_turn(balance, spare) {
+        Some(turn) => (Some(turn), None),
+        None => (None, replica.ask_turn()),
     }
 }
 

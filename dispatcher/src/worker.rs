@@ -2,10 +2,13 @@
 //! messages. It admits requests, gives out permits, and handles the reports about attempts. It decides nothing by
 //! itself: pure code decides about admission, retries and the choice of a replica.
 
+mod claims;
+
 use crate::discovery::Published;
 use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
 use crate::fair::Tenant;
+use crate::forward::SlotUse;
 use crate::hedge::{Candidate, Hedging, NextHedge};
 use crate::load_statistics::LoadStatistics;
 use crate::log_limit::LogLimit;
@@ -22,8 +25,11 @@ use crate::rotation::{
     Address, Balance, Constraints, EndedAttempt, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect,
     ReplicaId, ReplicaState, Rotation,
 };
+use crate::sharing::Sharing;
+use crate::slot_channel::ChannelEvent;
 use crate::status::Status;
 use admission::{Admission, Order, QueueState, TimeLeft, retry_after};
+use claims::Channel;
 use hyper::StatusCode;
 use service::readiness::Latch;
 use service::wire::{Code, RequestError};
@@ -103,6 +109,8 @@ enum WorkerEvent {
     Paused(QueueEntry<QueuedRequest>),
     /// A probe or a liveness check has ended.
     Probed(ReplicaId, ProbeAnswer),
+    /// The channel by which slots of a replica are claimed has received a message, or has ended.
+    Channel(ReplicaId, ChannelEvent),
     /// Discovery has published changes of the set of replicas. The worker sends on the channel once it has applied them.
     Published(EndpointChanges, oneshot::Sender<()>),
 }
@@ -182,6 +190,14 @@ struct Worker {
     last_permit_id: u64,
     /// The requests that may get a second replica; `None` without `--hedge`.
     hedging: Option<Hedging>,
+    /// The random number by which replicas know this dispatcher.
+    dispatcher_id: u64,
+    /// What is known of the other dispatchers.
+    sharing: Sharing,
+    /// The channels by which slots of replicas are claimed that other dispatchers use, too.
+    channels: HashMap<ReplicaId, Channel>,
+    /// The instant at which claims were renewed, or at which there was none.
+    renewed_at: Instant,
     pool: Pool,
     retry_budget: RetryBudget,
     load: LoadStatistics,
@@ -213,6 +229,10 @@ impl Worker {
             dispatched: HashMap::new(),
             last_permit_id: 0,
             hedging: settings.hedge.then(Hedging::default),
+            dispatcher_id: rand::random(),
+            sharing: Sharing::default(),
+            channels: HashMap::new(),
+            renewed_at: now,
             pool: Pool::default(),
             retry_budget: RetryBudget::new(now),
             load: LoadStatistics::new(settings.deadline, now),
@@ -256,13 +276,15 @@ impl Worker {
             }
             let now = Instant::now();
             self.dispatch_waiting(now);
+            let next_renewal = self.claim_slots(now);
+            let next_exchange = self.exchange_backlogs(now);
             self.load.record_own_slots(!self.queue.is_empty(), self.rotation.own_slots_share(), now);
             self.start_due_probes(now);
             self.pool.close_expired(now);
             let next_hedge = self.hedge_due_requests(now);
             let next_probe = self.rotation.next_wake_up(now, self.stall_timeout());
             let next_rescue = self.rescues.peek().map(|Reverse((at, _))| *at);
-            let wake_ups = [next_probe, next_rescue, self.pool.next_expiry(), next_hedge];
+            let wake_ups = [next_probe, next_rescue, self.pool.next_expiry(), next_hedge, next_renewal, next_exchange];
             let wake_up = wake_ups.into_iter().flatten().min();
             let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
             // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
@@ -300,6 +322,7 @@ impl Worker {
             WorkerEvent::Withdrawn(sequence_number) => self.withdraw(sequence_number),
             WorkerEvent::Paused(entry) => self.end_pause(entry),
             WorkerEvent::Probed(replica, answer) => self.record_probe(replica, answer),
+            WorkerEvent::Channel(replica, event) => self.handle_channel_event(replica, event),
             WorkerEvent::Published(changes, applied) => {
                 self.apply(&changes);
                 // The task that waits for this ends only with the worker.
@@ -319,6 +342,7 @@ impl Worker {
     fn apply(&mut self, changes: &EndpointChanges) {
         for replica in self.rotation.publish(changes, Instant::now()) {
             self.pool.close(replica);
+            self.close_channel(replica);
         }
     }
 
@@ -420,7 +444,8 @@ impl Worker {
             objective: entry.objective.saturating_duration_since(now),
             deadline: entry.deadline.saturating_duration_since(now),
         };
-        if let Admission::Refuse { retry_after } = Admission::decide(self.settings.order, &state, time_left) {
+        let peers = self.sharing.peers(now).unwrap_or_default();
+        if let Admission::Refuse { retry_after } = peers.decide(self.settings.order, state, time_left) {
             let message = format!("{} requests are waiting, too many to answer this one in time", self.queue.len());
             count_shed(ShedReason::Overloaded);
             return refuse(entry.request, Code::Overloaded, &message, retry_after);
@@ -442,9 +467,11 @@ impl Worker {
     }
 
     fn refuse_for_full_queue(&self, request: QueuedRequest) {
-        let (waiting, slots) = (self.queue.len(), self.load.own_slots(self.rotation.totals().capacity));
+        let now = Instant::now();
+        let waiting = self.queue.len();
+        let others = self.sharing.peers(now).map_or(0, |peers| peers.punctual + peers.late);
         let message = format!("the queue is full with {waiting} requests");
-        let retry_after = retry_after::queue_full(waiting, slots, self.load.measured_service_time());
+        let retry_after = retry_after::queue_full(waiting + others, self.slots(now), self.load.measured_service_time());
         count_shed(ShedReason::Length);
         refuse(request, Code::QueueFull, &message, retry_after);
     }
@@ -456,29 +483,37 @@ impl Worker {
         QueueState {
             punctual,
             late,
-            slot_is_free: self.queue.is_empty() && self.rotation.has_free_slot(now),
-            slots: self.load.own_slots(self.rotation.totals().capacity),
+            slot_is_free: self.queue.is_empty() && self.rotation.seems_free(now),
+            slots: self.slots(now),
             service_time: self.load.measured_service_time(),
             spare: self.load.spare_share(),
         }
+    }
+
+    /// The slots that serve the requests which are counted: all of them if the requests of the other dispatchers count,
+    /// too, and otherwise those that this dispatcher gets.
+    fn slots(&self, now: Instant) -> f64 {
+        let capacity = self.rotation.totals().capacity;
+        if self.sharing.peers(now).is_some() { capacity as f64 } else { self.load.own_slots(capacity) }
     }
 
     /// Gives permits to waiting requests until none of them finds a replica with a free slot.
     fn dispatch_waiting(&mut self, now: Instant) {
         let service_time = self.load.service_time();
         self.queue.demote(now, service_time);
-        while !self.queue.is_empty() && self.rotation.has_free_slot(now) {
+        while self.sendable(now) > 0 && self.rotation.has_free_slot(now) {
             let rotation = &mut self.rotation;
             // A request whose client has left is passed over. Its withdrawal has been sent and will remove it.
             let find_replica = |request: &QueuedRequest| {
                 if request.is_abandoned() { None } else { rotation.pick(request.constraints(), now) }
             };
             let Some((entry, replica)) = self.queue.pop(now, service_time, find_replica) else { break };
-            self.dispatch(entry, replica, now);
+            self.dispatch(entry, replica, false, now);
         }
     }
 
-    fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, replica: ReplicaId, now: Instant) {
+    /// Gives a request a permit for `replica`, in which it has a slot, or which has granted it one before.
+    fn dispatch(&mut self, entry: QueueEntry<QueuedRequest>, replica: ReplicaId, uses_grant: bool, now: Instant) {
         let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
         let QueueEntry { sequence_number, tenant, objective, deadline, request } = entry;
         let QueuedRequest { accepted, permit, waited_for_slot, is_counted, failed } = request;
@@ -502,6 +537,7 @@ impl Worker {
                 deadline,
                 accepted,
                 waited: Some(now.saturating_duration_since(accepted)),
+                uses_grant,
                 failed,
                 replica,
                 address,
@@ -536,6 +572,7 @@ impl Worker {
             connection: self.pool.take(dispatched.replica, now).filter(|_| dispatched.failed.tried().is_empty()),
             waited: now.saturating_duration_since(dispatched.accepted),
             deadline: dispatched.deadline,
+            slot: SlotUse { dispatcher: self.dispatcher_id, is_granted: dispatched.uses_grant },
             stall_notice,
             hedge,
             reports: self.reports.clone(),
@@ -591,6 +628,7 @@ impl Worker {
             deadline: first.deadline,
             accepted: first.accepted,
             waited: None,
+            uses_grant: false,
             failed: first.failed.clone(),
             replica,
             address,
@@ -639,6 +677,15 @@ impl Worker {
         let service_time = self.load.service_time();
         let ended = EndedAttempt { was_suspect, signal, news: slots, service_time };
         let seen_work = self.rotation.release(replica, ended, now, rand::random());
+        match result {
+            // The slot had seemed free.
+            Err(AttemptFailure::Busy) => self.learn(replica, false),
+            Err(AttemptFailure::Unused) if dispatched.uses_grant => self.return_grant(replica),
+            _ => {}
+        }
+        if self.rotation.is_shared(replica) {
+            self.open_channel(replica, now);
+        }
         match result {
             Ok(StatusCode::OK) => self.replica_counts.record_classified(replica, elapsed),
             Ok(_) => self.replica_counts.record_refused(replica),

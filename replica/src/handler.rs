@@ -5,10 +5,9 @@ use crate::metrics;
 use crate::pipeline::{Classification, Image, Pipeline};
 use crate::ranking::top_k;
 use crate::served_model::ServedModel;
-use crate::slots::{SlotClient, Slots, TakenSlots};
 use crate::softmax::softmax;
 use crate::work::{Work, WorkMeter};
-use crate::{inference_protocol, request_body, slot_channel};
+use crate::{inference_protocol, request_body};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
@@ -22,6 +21,7 @@ use service::respond::{self, Reply};
 use service::slot_channel::PATH;
 use service::trace::TraceContext;
 use service::wire::{self, Answer, BodyFormat, Code, RequestError, Timing, header};
+use slots::{SlotClient, Slots, TakenSlots};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,7 @@ impl ReplicaHandler {
             let fault = RequestError::new(Code::Busy, "this replica is stopping").retry_after(Duration::from_secs(1));
             return respond::error(&fault, &trace.request_id());
         }
-        slot_channel::open(&self.slots, request).unwrap_or_else(|fault| respond::error(&fault, &trace.request_id()))
+        slots::channel::open(&self.slots, request).unwrap_or_else(|fault| respond::error(&fault, &trace.request_id()))
     }
 
     /// Checks the head of a request, takes a slot for it, and reads its body. An error has the mark for its answer.
@@ -210,17 +210,7 @@ impl ReplicaHandler {
     ///
     /// If the request came from a dispatcher, the answer also tells what other dispatchers take and claim.
     pub(crate) fn add_headers(&self, mut reply: Reply, client: SlotClient, trace: &TraceContext) -> Reply {
-        let headers = reply.headers_mut();
-        for (name, number) in [(header::CAPACITY, self.capacity), (header::SLOTS_TAKEN, self.slots.taken())] {
-            headers.insert(name, HeaderValue::from(number));
-        }
-        if let Some(dispatcher) = client.dispatcher {
-            let others = self.slots.others(dispatcher);
-            headers.insert(header::SLOTS_OF_OTHERS, HeaderValue::from(others.taken));
-            if others.claim {
-                headers.insert(header::SLOTS_CLAIMED, HeaderValue::from(1));
-            }
-        }
+        slots::add_headers(reply.headers_mut(), &self.slots, client);
         if reply.status() == StatusCode::SERVICE_UNAVAILABLE
             && let Some(mean) = self.work.mean()
         {

@@ -11,7 +11,6 @@ pub mod tensor;
 
 use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark};
 use crate::pipeline::Image;
-use crate::slots::{SlotClient, TakenSlots};
 use crate::work::Work;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
@@ -27,6 +26,7 @@ use service::headers::text;
 use service::respond::{self, Reply, inference_error};
 use service::trace::TraceContext;
 use service::wire::{Code, RequestError, header};
+use slots::{SlotClient, TakenSlots};
 use std::time::{Duration, Instant};
 
 /// The name of the input tensor with normalised numbers.

@@ -17,8 +17,6 @@ pub mod ranking;
 pub mod request_body;
 pub mod served_model;
 pub mod server;
-pub mod slot_channel;
-pub mod slots;
 pub mod softmax;
 pub mod startup;
 pub mod transform;

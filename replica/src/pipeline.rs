@@ -13,7 +13,6 @@ mod worker;
 use crate::batch::Batcher;
 use crate::decode::ImageLimits;
 use crate::model::{InferenceError, Input, Model, ModelFactory};
-use crate::slots::TakenSlots;
 use crate::transform::Transform;
 use crate::work::Work;
 use batch_queue::BatchQueue;
@@ -21,6 +20,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use decoder::Decoders;
 use service::wire::{Code, RequestError};
+use slots::TakenSlots;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thread::FatalErrorSender;
@@ -231,8 +231,8 @@ fn start_workers<F: CreateModel>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slots::{SlotClient, Slots};
     use crate::work::WorkMeter;
+    use slots::{SlotClient, Slots};
     use std::sync::Mutex;
 
     /// A model that records the sizes of its batches. A pass waits for a message from `gate`, but not in the warm-up,

@@ -7,7 +7,6 @@ use crate::metrics;
 use crate::model::{ModelFactory, ModelFile};
 use crate::pipeline::{FatalErrors, LoadedModel, Pipeline};
 use crate::served_model::ServedModel;
-use crate::slots::Slots;
 use crate::startup;
 use crate::transform::Transform;
 use crate::work::WorkMeter;
@@ -17,6 +16,7 @@ use service::admin::Admin;
 use service::body::{MemoryBudget, REQUEST_BYTES};
 use service::readiness::{Latch, Readiness};
 use service::{server, telemetry};
+use slots::Slots;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 

@@ -23,6 +23,11 @@ impl Default for Optimism {
 }
 
 impl Optimism {
+    /// The number of slots of a replica that must seem free for a request that is sent without asking.
+    pub fn margin(&self) -> usize {
+        self.margin
+    }
+
     /// Whether a request is sent at once to a replica that seems to have `free` free slots.
     pub fn allows(&self, free: usize) -> bool {
         free >= self.margin

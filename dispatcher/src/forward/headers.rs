@@ -77,8 +77,8 @@ impl AnswerHeaders {
     pub(super) fn read(headers: &[httparse::Header<'_>]) -> Result<ReadHeaders, Malformed> {
         let [mut length, mut kind, mut json_length, mut capacity, mut work, mut full_work]: [Once<'_>; 6] =
             Default::default();
-        let [mut taken, mut retry]: [Once<'_>; 2] = Default::default();
-        let mut closes = false;
+        let [mut taken, mut retry, mut others]: [Once<'_>; 3] = Default::default();
+        let (mut closes, mut is_claimed) = (false, false);
         for &httparse::Header { name, value } in headers {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             // Most names differ in length, so that most comparisons end at once.
@@ -96,6 +96,10 @@ impl AnswerHeaders {
                 full_work.set(value);
             } else if is(header::SLOTS_TAKEN.as_str()) {
                 taken.set(value);
+            } else if is(header::SLOTS_OF_OTHERS.as_str()) {
+                others.set(value);
+            } else if is(header::SLOTS_CLAIMED.as_str()) {
+                is_claimed = true;
             } else if is(header::RETRY_MS.as_str()) {
                 retry.set(value);
             } else if is(header::INFERENCE_JSON_LENGTH.as_str()) {
@@ -109,7 +113,12 @@ impl AnswerHeaders {
             kind: kind.get().map_or(BodyKind::Other, body_kind),
             json_length: json_length.number(),
             capacity: capacity.number().filter(|&slots| slots > 0).map(cap),
-            slots: SlotNews { taken: taken.number().map(cap), retry: retry.number().map(Duration::from_millis) },
+            slots: SlotNews {
+                taken: taken.number().map(cap),
+                retry: retry.number().map(Duration::from_millis),
+                others: others.number().map(cap),
+                is_claimed,
+            },
             work: microseconds(work),
             full_work: microseconds(full_work),
         };

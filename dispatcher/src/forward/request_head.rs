@@ -7,9 +7,24 @@ use std::time::Duration;
 /// The memory for a head, in bytes. A usual head has some 350, so that it is allocated once.
 const USUAL_HEAD_BYTES: usize = 512;
 
+/// What a request tells the replica about its slot.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SlotUse {
+    /// The random number by which replicas know this dispatcher.
+    pub dispatcher: u64,
+    /// Whether the replica has granted the slot to the dispatcher before.
+    pub is_granted: bool,
+}
+
 /// Returns the head of `request` to the replica `address`. It tells the replica the time that `remains` until the
-/// deadline, at least a millisecond, and the time that the request has `waited`.
-pub(super) fn write(address: &str, request: &BufferedRequest, remains: Duration, waited: Duration) -> Vec<u8> {
+/// deadline, at least a millisecond, the time that the request has `waited`, and which `slot` it uses.
+pub(super) fn write(
+    address: &str,
+    request: &BufferedRequest,
+    remains: Duration,
+    waited: Duration,
+    slot: SlotUse,
+) -> Vec<u8> {
     let mut head = Vec::with_capacity(USUAL_HEAD_BYTES);
     head.extend_from_slice(b"POST ");
     match &request.endpoint {
@@ -33,6 +48,12 @@ pub(super) fn write(address: &str, request: &BufferedRequest, remains: Duration,
     number(&mut head, remains.as_millis().max(1) as u64);
     start_line(&mut head, header::QUEUE_MS.as_str());
     milliseconds(&mut head, waited);
+    start_line(&mut head, header::DISPATCHER_ID.as_str());
+    hexadecimal(&mut head, slot.dispatcher);
+    if slot.is_granted {
+        start_line(&mut head, header::SLOT_GRANTED.as_str());
+        head.push(b'1');
+    }
     if let Some(content_type) = &request.content_type {
         start_line(&mut head, "content-type");
         head.extend_from_slice(content_type.as_bytes());
@@ -60,6 +81,11 @@ fn start_line(head: &mut Vec<u8>, name: &str) {
 
 fn number(head: &mut Vec<u8>, number: u64) {
     head.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Writes 16 hexadecimal digits.
+fn hexadecimal(head: &mut Vec<u8>, number: u64) {
+    head.extend((0..16).rev().map(|digit| b"0123456789abcdef"[(number >> (4 * digit) & 15) as usize]));
 }
 
 /// Writes milliseconds with three decimal places, such as `12.345`.
@@ -101,19 +127,21 @@ mod tests {
         headers.insert(header::TRACEPARENT, HeaderValue::from_static(parent));
         let path = "/v2/models/resnet18/infer".to_owned();
         let infer = InferEndpoint { path, json_length: Some(HeaderValue::from_static("120")) };
-        for (endpoint, content_type, line, kind) in [
-            (Endpoint::Predict { top_k: wire::DEFAULT_TOP_K }, None, "POST /predict HTTP/1.1", ""),
+        for (endpoint, content_type, line, kind, is_granted) in [
+            (Endpoint::Predict { top_k: wire::DEFAULT_TOP_K }, None, "POST /predict HTTP/1.1", "", false),
             (
                 Endpoint::Predict { top_k: 3 },
                 Some("image/png"),
                 "POST /predict?top_k=3 HTTP/1.1",
                 "content-type: image/png\r\n",
+                true,
             ),
             (
                 Endpoint::Infer(infer.into()),
                 None,
                 "POST /v2/models/resnet18/infer HTTP/1.1",
                 "inference-header-content-length: 120\r\n",
+                false,
             ),
         ] {
             let request = BufferedRequest {
@@ -126,10 +154,12 @@ mod tests {
                 deadline: Instant::now(),
                 timeline: None,
             };
-            let head = write("replica:6000", &request, Duration::from_micros(10), Duration::from_micros(2500));
+            let slot = SlotUse { dispatcher: 0xfeed_0000_0000_0001, is_granted };
+            let granted = if is_granted { "x-slot-granted: 1\r\n" } else { "" };
+            let head = write("replica:6000", &request, Duration::from_micros(10), Duration::from_micros(2500), slot);
             let expected = format!(
                 "{line}\r\nhost: replica:6000\r\ncontent-length: 0\r\nx-request-timeout-ms: 1\r\n\
-                 x-request-queue-ms: 2.500\r\n{kind}x-request-id: order-7\r\ntraceparent: {parent}\r\n\r\n"
+                 x-request-queue-ms: 2.500\r\nx-dispatcher-id: feed000000000001\r\n{granted}{kind}x-request-id: order-7\r\ntraceparent: {parent}\r\n\r\n"
             );
             assert_eq!(String::from_utf8_lossy(&head), expected);
         }

@@ -18,11 +18,16 @@ pub struct SlotNews {
     pub taken: Option<usize>,
     /// The time after which a busy replica probably has a free slot; `None` if it does not tell.
     pub retry: Option<Duration>,
+    /// The number of slots that requests and grants of other dispatchers take; `None` if the replica does not tell.
+    pub others: Option<usize>,
+    /// Whether other dispatchers claim slots.
+    pub is_claimed: bool,
 }
 
-/// The slots that other dispatchers take. Nothing tells when these become free. So one of them counts as free again each
-/// time that the replica has probably answered another request. If that was wrong, the replica is busy and tells the
-/// number anew. If the news never got old, a dispatcher would not try a replica again that others had filled and left.
+/// The slots that other dispatchers take. Nothing tells when these become free, unless the dispatcher can claim slots of
+/// the replica, which then grants it one. Without that, one of them counts as free again each time that the replica has
+/// probably answered another request. If that was wrong, the replica is busy and tells the number anew. If the news never
+/// got old, a dispatcher would not try a replica again that others had filled and left.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Others {
     slots: usize,
@@ -32,6 +37,8 @@ pub(super) struct Others {
     frees_at: Option<Instant>,
     /// The time after which a further slot counts as free.
     step: Duration,
+    /// Whether the dispatcher can claim slots of the replica, so that no slot counts as free before the replica tells it.
+    is_claimable: bool,
 }
 
 impl Others {
@@ -56,6 +63,19 @@ impl Others {
         self.set(slots, now, step);
     }
 
+    /// Records that the replica itself told `slots` slots `now`, and that it answers a request every `step`, if that is
+    /// known anew.
+    pub(super) fn record_told(&mut self, slots: usize, now: Instant, step: Option<Duration>) {
+        self.told_at = Some(now);
+        self.set(slots, now, step.unwrap_or(self.step));
+    }
+
+    /// Records that the dispatcher can claim slots of the replica from `now` on, or no longer can.
+    pub(super) fn set_claimable(&mut self, is_claimable: bool, now: Instant) {
+        self.is_claimable = is_claimable;
+        self.set(self.slots, now, self.step);
+    }
+
     /// Records that the replica was busy, and that others take `slots` slots. It probably answers a request every `step`.
     pub(super) fn record_busy(&mut self, slots: usize, now: Instant, step: Duration) {
         self.told_at = Some(now);
@@ -75,6 +95,6 @@ impl Others {
     fn set(&mut self, slots: usize, now: Instant, step: Duration) {
         self.step = step.max(LEAST_STEP);
         self.slots = slots.min(MAX_CAPACITY);
-        self.frees_at = (slots > 0).then_some(now + self.step);
+        self.frees_at = (slots > 0 && !self.is_claimable).then_some(now + self.step);
     }
 }

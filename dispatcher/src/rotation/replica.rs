@@ -1,6 +1,7 @@
 //! One replica, and all that the rotation knows about it: its state, its slots, and the signs of life that it has given.
 //! Pure: time and randomness are arguments.
 
+use super::claims::Claims;
 use super::endpoint::{Address, Pod};
 use super::others::{Others, SlotNews};
 use super::turns::Turn;
@@ -158,6 +159,8 @@ pub struct Replica {
     pub(super) others: Others,
     /// The instant of the alarm after which [`Replica::others`] are looked at; `None` without an alarm.
     pub(super) others_alarm: Option<Instant>,
+    /// What this dispatcher and others claim at the replica.
+    pub(super) claims: Claims,
     /// Whether the replica takes requests.
     pub state: ReplicaState,
     /// Whether the replica has been ready at any time.
@@ -208,6 +211,7 @@ impl Replica {
             in_flight: 0,
             others: Others::default(),
             others_alarm: None,
+            claims: Claims::default(),
             state: ReplicaState::Ejected { probe_at: now, is_being_probed: false },
             was_ready: false,
             may_be_tried: false,
@@ -227,10 +231,11 @@ impl Replica {
         }
     }
 
-    /// The place in the order of picks; `None` if the replica has no free slot.
-    pub(super) fn next_turn(&self, balance: Balance) -> Option<Turn> {
+    /// The place in the order of picks; `None` if no slot seems free, or no more than `spare` if the replica can be asked.
+    pub(super) fn next_turn(&self, balance: Balance, spare: usize) -> Option<Turn> {
+        let spare = if self.claims.is_refused { 0 } else { spare };
         let rank = match self.state {
-            ReplicaState::Ready if self.has_free_slot() => match balance {
+            ReplicaState::Ready if self.takes_requests() && self.seems_free() > spare => match balance {
                 Balance::RoundRobin => 0,
                 Balance::LeastLoaded => self.load(),
             },
@@ -240,11 +245,45 @@ impl Replica {
         Some(Turn { rank, pass: self.pass, place: self.place, slot: self.id.slot })
     }
 
-    fn has_free_slot(&self) -> bool {
-        self.in_flight < self.usable_slots()
-            && self.taken() < self.capacity
-            && self.busy_until.is_none()
+    /// The place in the order in which replicas are asked for a slot; `None` if the replica should not be asked. Those that
+    /// seem to have a free slot come first. A replica that the dispatcher has for itself is not asked.
+    pub(super) fn ask_turn(&self) -> Option<Turn> {
+        let has_free = self.has_free_slot();
+        let is_asked = self.takes_requests() && self.claims.may_ask() && (has_free || self.is_shared());
+        is_asked.then(|| Turn { rank: u32::from(!has_free), pass: self.pass, place: self.place, slot: self.id.slot })
+    }
+
+    /// Whether the replica takes a request if it has a slot for it: it is ready, may use a further slot, and is not in
+    /// doubt.
+    pub(super) fn takes_requests(&self) -> bool {
+        self.state == ReplicaState::Ready
+            && self.in_flight < self.usable_slots()
             && !self.check.is_some_and(Check::is_in_doubt)
+    }
+
+    /// The number of slots that seem free.
+    fn seems_free(&self) -> usize {
+        if self.busy_until.is_some() { 0 } else { self.capacity.saturating_sub(self.taken()) }
+    }
+
+    /// Whether a slot seems free.
+    pub(super) fn has_free_slot(&self) -> bool {
+        self.takes_requests() && self.seems_free() > 0
+    }
+
+    /// Gives the replica the last place among those of its pass. `pick` is the number of the pick.
+    pub(super) fn set_asked(&mut self, pick: u64) {
+        self.place = FIRST_PICK + pick;
+    }
+
+    /// Whether a channel for claims to the replica may be opened.
+    pub(super) fn can_have_channel(&self) -> bool {
+        self.state == ReplicaState::Ready && !self.claims.is_refused
+    }
+
+    /// Whether other dispatchers use the replica, or want to.
+    pub(super) fn is_shared(&self) -> bool {
+        self.others.slots() > 0 || self.claims.others_claim
     }
 
     /// The number of slots that requests of all dispatchers take, as far as this one knows.
@@ -317,7 +356,10 @@ impl Replica {
         }
         let was_on_trial = std::mem::take(&mut self.is_on_trial);
         // The replica may not have received all own requests yet, or have answered some whose answers are on their way.
-        let others = news.taken.map(|taken| taken.saturating_sub(self.in_flight));
+        let others = news.others.or(news.taken.map(|taken| taken.saturating_sub(self.in_flight)));
+        if news.others.is_some() {
+            self.claims.others_claim = news.is_claimed;
+        }
         match signal {
             HealthSignal::Answered { capacity } => {
                 self.failures = 0;
@@ -326,7 +368,12 @@ impl Replica {
                 self.opened = self.opened.saturating_add(1).min(MAX_CAPACITY);
                 if let Some(others) = others {
                     // By Little's law, a replica whose slots are full answers a request in this time.
-                    self.others.record(others, now, service_time / self.capacity as u32);
+                    let step = service_time / self.capacity as u32;
+                    if news.others.is_some() {
+                        self.others.record_told(others, now, Some(step));
+                    } else {
+                        self.others.record(others, now, step);
+                    }
                     if self.taken() < self.capacity {
                         // The answer is newer than the one that said `busy`, and has freed a slot.
                         self.busy_until = None;
@@ -382,6 +429,7 @@ impl Replica {
     /// Ends the pause and the slow start that end by `now`.
     pub(super) fn end_pauses(&mut self, now: Instant) {
         self.busy_until = self.busy_until.filter(|&until| until > now);
+        self.claims.end_rest(now);
         if self.opens_at.is_some_and(|at| at <= now) {
             self.opens_at = None;
             self.opened = MAX_CAPACITY;
@@ -409,6 +457,7 @@ impl Replica {
     /// Lets the replica take no further requests.
     pub(super) fn unpublish(&mut self) {
         self.state = ReplicaState::Draining;
+        self.claims.close();
     }
 
     /// Lets a replica that was unpublished take requests again once a probe, which is due at once, finds it ready. The
@@ -441,6 +490,7 @@ impl Replica {
         self.silent_since = (self.in_flight > 0).then_some(now);
         // The process may be another one than before.
         self.others = Others::default();
+        self.others.set_claimable(self.claims.is_open, now);
         // A replica on probation is ejected again after one more failure.
         self.failures = if self.is_on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
         // With its old, lower pass the replica would receive all requests until it had caught up with the others.

@@ -465,7 +465,7 @@ fn one_replica(capacity: usize, held: usize, now: Instant) -> Rotation {
 
 /// Frees a slot of "a" after an attempt whose answer told that `taken` other slots are taken.
 fn told(rotation: &mut Rotation, signal: HealthSignal, taken: usize, now: Instant) {
-    rotation.release_told("a", false, signal, SlotNews { taken: Some(taken), retry: None }, now, 0.5);
+    rotation.release_told("a", false, signal, SlotNews { taken: Some(taken), ..SlotNews::default() }, now, 0.5);
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn a_busy_replica_is_tried_again_once_at_the_time_that_it_told_within_bounds() {
         (Some(u64::MAX), 0.5, 1000.0),
     ] {
         let mut rotation = one_replica(3, 1, start);
-        let news = SlotNews { taken: Some(3), retry: retry.map(Duration::from_millis) };
+        let news = SlotNews { taken: Some(3), retry: retry.map(Duration::from_millis), ..SlotNews::default() };
         rotation.release_told("a", false, HealthSignal::Busy, news, start, jitter);
         let at = |milliseconds: f64| start + Duration::from_secs_f64(milliseconds / 1e3);
         assert_eq!(pick(&mut rotation, at(pause - 0.01)), None, "{retry:?} {jitter}");
@@ -566,8 +566,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(HealthSignal::Overdue),
         1 => Just(HealthSignal::Unreachable),
     ];
-    let news = (prop::option::of(0..9_usize), prop::option::of(0..300_u64))
-        .prop_map(|(taken, retry)| SlotNews { taken, retry: retry.map(Duration::from_millis) });
+    let news = (prop::option::of(0..9_usize), prop::option::of(0..300_u64)).prop_map(|(taken, retry)| SlotNews {
+        taken,
+        retry: retry.map(Duration::from_millis),
+        ..SlotNews::default()
+    });
     let answer = prop_oneof![
         4 => (0..9_usize).prop_map(|capacity| ProbeAnswer::Ready { capacity }),
         2 => Just(ProbeAnswer::NotReady),

@@ -217,6 +217,8 @@ async fn a_busy_answer_does_not_count_as_a_dispatch() {
     worker.apply(&EndpointChanges { added, ..EndpointChanges::default() });
     for replica in worker.rotation.due_probes(Instant::now()) {
         worker.record_probe(replica, ProbeAnswer::Ready { capacity: 1 });
+        // It has no channel for claims, so it is tried again without a question.
+        worker.rotation.rest(replica, Instant::now() + FOREVER, true);
     }
     let mut receivers = Vec::new();
     for number in 0..2 {

@@ -12,6 +12,7 @@ mod openapi;
 mod process;
 mod protocols;
 mod requests;
+mod shared_replica;
 mod sharing;
 mod spans;
 mod steady;

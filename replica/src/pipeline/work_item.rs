@@ -1,9 +1,9 @@
 //! An image in the pipeline, with its slot and the channel for its outcome.
 
 use super::{Classification, StageTimes};
-use crate::slots::TakenSlots;
 use crate::work::Work;
 use service::wire::{Code, RequestError};
+use slots::TakenSlots;
 use std::time::Instant;
 use tokio::sync::oneshot;
 

@@ -33,7 +33,7 @@ fn an_answer_is_a_status_a_length_and_a_body() {
         kind: BodyKind::Json,
         json_length: None,
         capacity: Some(4),
-        slots: SlotNews { taken: Some(3), retry: Some(std::time::Duration::from_millis(9)) },
+        slots: SlotNews { taken: Some(3), retry: Some(std::time::Duration::from_millis(9)), ..SlotNews::default() },
         work: Some(std::time::Duration::from_micros(12)),
         full_work: Some(std::time::Duration::from_micros(7)),
     };

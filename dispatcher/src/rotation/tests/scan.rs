@@ -48,7 +48,7 @@ impl ScanRotation {
         let is_panic = lost > self.replicas.iter().filter(|replica| is_ready(replica)).count();
         let balance = self.balance;
         let eligible = self.replicas.iter_mut().filter_map(|replica| {
-            let turn = replica.next_turn(balance)?;
+            let turn = replica.next_turn(balance, 0)?;
             let avoids_tried = untried_exists || is_ejected(replica);
             let is_allowed = (is_ready(replica) || is_panic)
                 && !(avoids_tried && is_tried(replica))

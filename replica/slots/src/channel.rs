@@ -1,7 +1,7 @@
 //! Answers `GET /slots`: speaks with one dispatcher about the replica's slots, over a connection that both keep open. See
 //! [`service::slot_channel`] for the messages.
 
-use crate::slots::{DispatcherId, SlotChannel, Slots};
+use crate::{DispatcherId, SlotChannel, Slots};
 use hyper::Request;
 use service::respond::Reply;
 use service::slot_channel::PROTOCOL;

@@ -1,9 +1,12 @@
 //! The slots of the replica, which requests take and dispatchers claim. The decisions are in [`Grants`]. This file has the
 //! lock around them, and tells dispatchers what is granted to them.
 
+pub mod channel;
+
 use admission::claim::Claim;
 use admission::grants::{Backlog, Grants, Others};
 use hyper::HeaderMap;
+use hyper::header::HeaderValue;
 use service::headers::text;
 use service::slot_channel::{FromDispatcher, FromReplica, SlotClaim, SlotEvent};
 use service::wire::{RequestError, header};
@@ -82,6 +85,21 @@ impl State {
     }
 }
 
+/// The headers by which an answer tells `client` about the slots: how many there are, how many are taken, and
+/// what other dispatchers take and claim if the client is a dispatcher.
+pub fn add_headers(headers: &mut HeaderMap, slots: &Slots, client: SlotClient) {
+    for (name, number) in [(header::CAPACITY, slots.capacity()), (header::SLOTS_TAKEN, slots.taken())] {
+        headers.insert(name, HeaderValue::from(number));
+    }
+    if let Some(dispatcher) = client.dispatcher {
+        let others = slots.others(dispatcher);
+        headers.insert(header::SLOTS_OF_OTHERS, HeaderValue::from(others.taken));
+        if others.claim {
+            headers.insert(header::SLOTS_CLAIMED, HeaderValue::from(1));
+        }
+    }
+}
+
 impl Slots {
     /// `capacity` free slots.
     pub fn new(capacity: usize) -> Self {
@@ -93,6 +111,11 @@ impl Slots {
         let dispatcher = client.dispatcher.unwrap_or_default();
         let is_taken = self.lock().grants.take(dispatcher, count, client.uses_grant);
         is_taken.then(|| TakenSlots { slots: self.clone(), dispatcher, count })
+    }
+
+    /// The number of slots.
+    pub fn capacity(&self) -> usize {
+        self.lock().grants.slots()
     }
 
     /// The number of slots that requests take.

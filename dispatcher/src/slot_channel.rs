@@ -1,0 +1,109 @@
+//! The dispatcher's end of the channel by which it claims slots of a replica; see [`service::slot_channel`]. Only sends
+//! and receives: the worker decides.
+
+use crate::rotation::Address;
+use hyper::header::HeaderValue;
+use service::fetch;
+use service::slot_channel::{FromDispatcher, FromReplica, PATH, PROTOCOL};
+use service::upgrade::{self, JsonLines, LineError};
+use service::wire::header;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// The longest time in which a replica must open the channel, and in which it must answer a question. A channel that does
+/// not is closed, because a claim there would wait in vain.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the worker learns from a channel.
+#[derive(Debug)]
+pub enum ChannelEvent {
+    /// The replica has sent a message.
+    Message(FromReplica),
+    /// The channel has ended. The event is the last one of a channel.
+    Ended(ChannelEnd),
+}
+
+/// The reason for which a channel has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelEnd {
+    /// The replica has closed it. It can be opened again.
+    Closed,
+    /// The replica, or a proxy in front of it, knows no such channel.
+    Refused,
+    /// The replica could not be reached, or broke the protocol.
+    Failed,
+}
+
+/// Opens a channel to the replica at `address` for the dispatcher with the number `dispatcher`, in a task of its own. The
+/// task calls `deliver` for each event. The channel ends when the returned sender is dropped. Messages that are sent before
+/// the channel is open wait; the worker sends each replica one question at a time, which bounds them.
+pub fn open(
+    address: Address,
+    dispatcher: u64,
+    deliver: impl Fn(ChannelEvent) + Send + Sync + 'static,
+) -> mpsc::UnboundedSender<FromDispatcher> {
+    let (sender, messages) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let name = HeaderValue::try_from(format!("{dispatcher:x}")).expect("hexadecimal digits are valid in a header");
+        let name = (header::DISPATCHER_ID, name);
+        let end = match upgrade::request(&address, PATH, PROTOCOL, name, REPLY_TIMEOUT).await {
+            Ok(Some(lines)) => match speak(lines, messages, &deliver).await {
+                Ok(()) => ChannelEnd::Closed,
+                Err(error) => {
+                    tracing::debug!(%address, %error, "the channel to a replica has failed");
+                    ChannelEnd::Failed
+                }
+            },
+            Ok(None) => ChannelEnd::Refused,
+            Err(error) => {
+                tracing::debug!(%address, %error, "no channel to a replica");
+                if matches!(error, fetch::Error::Broken(..)) { ChannelEnd::Refused } else { ChannelEnd::Failed }
+            }
+        };
+        deliver(ChannelEvent::Ended(end));
+    });
+    sender
+}
+
+/// The reason for which a channel fails.
+#[derive(Debug, thiserror::Error)]
+enum ChannelError {
+    #[error(transparent)]
+    Lines(#[from] LineError),
+    #[error("the replica did not answer a question within {REPLY_TIMEOUT:?}")]
+    NoReply,
+}
+
+/// Passes messages on until the replica closes the connection or the worker drops its sender.
+async fn speak(
+    mut lines: JsonLines,
+    mut messages: mpsc::UnboundedReceiver<FromDispatcher>,
+    deliver: &impl Fn(ChannelEvent),
+) -> Result<(), ChannelError> {
+    // The time at which the answer to a question must have arrived.
+    let mut reply_by: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            line = lines.receive() => match line? {
+                Some(message) => {
+                    reply_by = None;
+                    deliver(ChannelEvent::Message(message));
+                }
+                None => return Ok(()),
+            },
+            message = messages.recv() => match message {
+                Some(message) => {
+                    if matches!(message, FromDispatcher::Ask(_) | FromDispatcher::Backlog { .. }) {
+                        reply_by = reply_by.or_else(|| Some(Instant::now() + REPLY_TIMEOUT));
+                    }
+                    lines.send(&message).await?;
+                }
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep_until(reply_by.unwrap_or_else(Instant::now)), if reply_by.is_some() => {
+                return Err(ChannelError::NoReply);
+            }
+        }
+    }
+}
