@@ -143,6 +143,11 @@ impl DispatcherReply {
         (self.status, self.json["code"].as_str().unwrap_or("none"))
     }
 
+    /// The value of `Retry-After` in seconds; `None` without the header.
+    pub(crate) fn retry_after_seconds(&self) -> Option<f64> {
+        self.retry_after.as_ref()?.parse().ok()
+    }
+
     /// Whether `Retry-After` is a whole number of seconds, and at least 1.
     pub(crate) fn has_retry_after(&self) -> bool {
         self.retry_after.as_ref().is_some_and(|after| after.parse::<u64>().is_ok_and(|seconds| seconds >= 1))
@@ -170,6 +175,13 @@ impl RunningDispatcher {
             request = request.header(*name, *value);
         }
         self.send(request.body(Full::new(body.into())).expect("the request is well formed")).await
+    }
+
+    /// Sends an image. Returns the status; `None` if the dispatcher ends before it has answered.
+    pub(crate) async fn try_post(&self) -> Option<u16> {
+        let request = Request::post(format!("http://{}/predict", self.program.address));
+        let request = request.body(Full::new(Bytes::from_static(b"image"))).expect("the request is well formed");
+        Some(self.client.request(request).await.ok()?.status().as_u16())
     }
 
     pub(crate) async fn get(&self, path: &str) -> DispatcherReply {

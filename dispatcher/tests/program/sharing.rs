@@ -103,6 +103,8 @@ impl Installation {
     }
 }
 
+/// When each dispatcher took all slots for its own, two of them sent 5,131 bodies in vain, and 169 of 600 requests died as
+/// 504. With replicas that only told how many slots were taken, 333 of 641 attempts found no slot.
 #[test]
 fn two_dispatchers_answer_an_overload_as_one_does() {
     on_steady_machine(async || {
@@ -113,16 +115,118 @@ fn two_dispatchers_answer_an_overload_as_one_does() {
             println!("{dispatchers} dispatchers, twice the load: {figures:?}");
             all.push(figures);
         }
+        let [one, two] = &all[..] else { unreachable!("there are two cases") };
+        assert!(two.with_status(200) as f64 >= 0.97 * one.with_status(200) as f64, "{one:?} {two:?}");
+        assert!(two.in_time as f64 >= 0.95 * one.in_time as f64, "{one:?} {two:?}");
+        assert!(two.busy as f64 <= 0.02 * two.attempts as f64, "{two:?}");
+        assert!(two.utilisation >= one.utilisation - 0.02, "{one:?} {two:?}");
+        assert!(two.with_status(504) <= one.with_status(504) + 6, "{one:?} {two:?}");
+        assert_eq!(two.waits, (two.attempts - two.busy) as f64, "a busy answer is no dispatch: {two:?}");
     });
 }
 
 #[test]
 fn two_dispatchers_answer_bursts_as_one_does() {
     on_steady_machine(async || {
-        let rates: Vec<f64> = [0.5, 0.5, 1.5, 1.5, 0.5, 0.5, 0.5, 1.5, 1.5, 0.5].map(|share| share * FULL_RATE).into();
+        let rates = [0.5, 0.5, 1.5, 1.5, 0.5, 0.5, 0.5, 1.5, 1.5, 0.5].map(|share| share * FULL_RATE);
+        let mut all = Vec::new();
         for dispatchers in [1, 2] {
             let figures = Installation::start(dispatchers, &["--deadline=3s"]).await.offer(&rates).await;
             println!("{dispatchers} dispatchers, bursts: {figures:?}");
+            all.push(figures);
         }
+        let [one, two] = &all[..] else { unreachable!("there are two cases") };
+        assert!(two.in_time as f64 >= 0.97 * one.in_time as f64, "{one:?} {two:?}");
+        assert!(two.busy as f64 <= 0.02 * two.attempts as f64, "{two:?}");
+    });
+}
+
+#[test]
+fn a_dispatcher_that_dies_takes_no_slot_with_it() {
+    on_steady_machine(async || {
+        let installation = Installation::start(2, &["--deadline=3s"]).await;
+        let [first, last] = &installation.dispatchers[..] else { unreachable!("two dispatchers were started") };
+        // Both have more requests than slots, so both have claims and grants.
+        let flood = |dispatcher: &Arc<RunningDispatcher>, count: usize| {
+            let mut requests = JoinSet::new();
+            for _ in 0..count {
+                let dispatcher = dispatcher.clone();
+                requests.spawn(async move { dispatcher.try_post().await });
+            }
+            requests
+        };
+        let (doomed, mut others) = (flood(first, 30), flood(last, 30));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        first.program.signal("KILL").await;
+        let killed = Instant::now();
+        let mut answered = 0;
+        while let Some(ended) = others.join_next().await {
+            answered += usize::from(ended.expect("no request panics") == Some(200));
+        }
+        // The replicas answer 30 requests per second, and first the 6 that they held for the dead dispatcher.
+        let lasted = killed.elapsed();
+        drop(doomed);
+        println!("{answered} answers within {lasted:?} after the death");
+        assert!(answered >= 28, "{answered} answers");
+        assert!(lasted < Duration::from_millis(1600), "{lasted:?}");
+    });
+}
+
+#[test]
+fn a_full_queue_tells_when_the_requests_of_all_dispatchers_are_answered() {
+    on_steady_machine(async || {
+        let flags = ["--deadline=30s", "--order=fifo", "--queue-length=60", "--objective=20s"];
+        let installation = Installation::start(2, &flags).await;
+        let mut requests = JoinSet::new();
+        for dispatcher in &installation.dispatchers {
+            for _ in 0..63 {
+                let dispatcher = dispatcher.clone();
+                requests.spawn(async move { dispatcher.post(&[]).await });
+            }
+        }
+        // By then, each dispatcher knows of the other's requests.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let mut refusals = Vec::new();
+        for dispatcher in &installation.dispatchers {
+            for _ in 0..30 {
+                let dispatcher = dispatcher.clone();
+                requests.spawn(async move { dispatcher.post(&[]).await });
+            }
+        }
+        let mut last = Instant::now();
+        let asked = Instant::now();
+        while let Some(reply) = requests.join_next().await {
+            let reply = reply.expect("no request panics");
+            match reply.status {
+                200 => last = Instant::now(),
+                _ => refusals.push(reply.retry_after_seconds().expect("a full queue tells when to come back")),
+            }
+        }
+        let truth = last.saturating_duration_since(asked).as_secs_f64();
+        println!("Retry-After {refusals:?} s, the queues were empty after {truth:.1} s");
+        assert!(refusals.len() > 10, "{refusals:?}");
+        assert!(refusals.iter().all(|told| (0.5..=1.5).contains(&(told / truth))), "{refusals:?} s, not {truth} s");
+    });
+}
+
+/// Replicas of an older version, or behind a proxy that knows no other protocol, have no channel for claims.
+#[test]
+fn replicas_without_a_channel_for_claims_are_shared_all_the_same() {
+    on_steady_machine(async || {
+        let mut stubs = Vec::new();
+        for _ in 0..3 {
+            stubs.push(StubReplica::with_capacity(2, StubBehavior::Computes(COMPUTING)).await);
+        }
+        let source = stub::static_list(&stubs.iter().collect::<Vec<_>>());
+        let mut dispatchers = Vec::new();
+        for _ in 0..2 {
+            let dispatcher = RunningDispatcher::start(&source, &["--deadline=3s"]).await;
+            dispatcher.until_states(&["ready"; 3]).await;
+            dispatchers.push(Arc::new(dispatcher));
+        }
+        let installation = Installation { replicas: Vec::new(), dispatchers };
+        let figures = installation.offer(&[2.0 * FULL_RATE; 6]).await;
+        println!("without a channel: {figures:?}");
+        assert!(figures.with_status(200) as f64 > 0.85 * 6.0 * FULL_RATE, "{figures:?}");
     });
 }

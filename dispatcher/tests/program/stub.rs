@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use service::respond;
+use service::slot_channel;
 use service::wire::{Answer, Code, ErrorBody, Prediction, ReadyBody, RequestError, Timing, header};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -254,6 +255,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
         let ready = shared.ready.load(Ordering::SeqCst);
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         return Ok(respond::json(status, &ReadyBody { ready, capacity: Some(shared.capacity) }).map(Either::Left));
+    }
+    if request.uri().path() == slot_channel::PATH {
+        return Ok(respond::not_found(slot_channel::PATH, "it has no channel for claims", "").map(Either::Left));
     }
     shared.calls.fetch_add(1, Ordering::SeqCst);
     let (head, body) = request.into_parts();
