@@ -551,6 +551,8 @@ impl Rotation {
         if replica.is_drained() {
             self.totals.remove(TotalsPart::of(replica));
             let replica = self.replicas.remove(id.slot());
+            self.claimed.remove(&id);
+            self.asking -= usize::from(replica.claims.asked.is_some());
             if self.by_address.get(&replica.address) == Some(&id) {
                 self.by_address.remove(&replica.address);
             }

@@ -1,6 +1,7 @@
 //! Tests of the rotation of replicas: examples and properties. Time and randomness are arguments.
 
 mod by_address;
+mod claims;
 mod scan;
 
 use super::replica::{BUSY_PAUSE, FIRST_BACKOFF, SLOW_START_SLOTS, SLOW_START_TIME};
