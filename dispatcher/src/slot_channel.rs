@@ -1,7 +1,7 @@
 //! The dispatcher's end of the channel by which it claims slots of a replica; see [`service::slot_channel`]. Only sends
 //! and receives: the worker decides.
 
-use crate::rotation::Address;
+use crate::rotation::{Address, ReplicaId};
 use hyper::header::HeaderValue;
 use service::fetch;
 use service::slot_channel::{FromDispatcher, FromReplica, PATH, PROTOCOL};
@@ -36,19 +36,20 @@ pub enum ChannelEnd {
 }
 
 /// Opens a channel to the replica at `address` for the dispatcher with the number `dispatcher`, in a task of its own. The
-/// task calls `deliver` for each event. The channel ends when the returned sender is dropped. Messages that are sent before
+/// task sends each event with the replica's `key`. The channel ends when the returned sender is dropped. Messages that are sent before
 /// the channel is open wait; the worker sends each replica one question at a time, which bounds them.
 pub fn open(
     address: Address,
     dispatcher: u64,
-    deliver: impl Fn(ChannelEvent) + Send + Sync + 'static,
+    key: ReplicaId,
+    events: mpsc::Sender<(ReplicaId, ChannelEvent)>,
 ) -> mpsc::UnboundedSender<FromDispatcher> {
     let (sender, messages) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let name = HeaderValue::try_from(format!("{dispatcher:x}")).expect("hexadecimal digits are valid in a header");
         let name = (header::DISPATCHER_ID, name);
         let end = match upgrade::request(&address, PATH, PROTOCOL, name, REPLY_TIMEOUT).await {
-            Ok(Some(lines)) => match speak(lines, messages, &deliver).await {
+            Ok(Some(lines)) => match speak(lines, messages, key, &events).await {
                 Ok(()) => ChannelEnd::Closed,
                 Err(error) => {
                     tracing::debug!(%address, %error, "the channel to a replica has failed");
@@ -61,7 +62,8 @@ pub fn open(
                 if matches!(error, fetch::Error::Broken(..)) { ChannelEnd::Refused } else { ChannelEnd::Failed }
             }
         };
-        deliver(ChannelEvent::Ended(end));
+        // If the worker has ended, it claims nothing.
+        let _ended = events.send((key, ChannelEvent::Ended(end))).await;
     });
     sender
 }
@@ -79,7 +81,8 @@ enum ChannelError {
 async fn speak(
     mut lines: JsonLines,
     mut messages: mpsc::UnboundedReceiver<FromDispatcher>,
-    deliver: &impl Fn(ChannelEvent),
+    key: ReplicaId,
+    events: &mpsc::Sender<(ReplicaId, ChannelEvent)>,
 ) -> Result<(), ChannelError> {
     // The time at which the answer to a question must have arrived.
     let mut reply_by: Option<Instant> = None;
@@ -88,7 +91,10 @@ async fn speak(
             line = lines.receive() => match line? {
                 Some(message) => {
                     reply_by = None;
-                    deliver(ChannelEvent::Message(message));
+                    // While the worker is busy, the replica has to wait.
+                    if events.send((key, ChannelEvent::Message(message))).await.is_err() {
+                        return Ok(());
+                    }
                 }
                 None => return Ok(()),
             },

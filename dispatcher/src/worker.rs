@@ -63,8 +63,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// busy machine, or with a part of a core, may get no processor for some tenths of a second.
 const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
 
-/// The largest number of [`Message`]s that may wait for the worker. If there are as many, the task of a further request
-/// waits until there is room.
+/// The largest number of [`Message`]s that may wait for the worker, and of messages of replicas about their slots. If there
+/// are as many, the task of a further request or of a channel waits until there is room.
 const MAX_MESSAGES: usize = 1024;
 
 /// The longest time that the worker sleeps while no probe, liveness check or pause is pending.
@@ -109,8 +109,6 @@ enum WorkerEvent {
     Paused(QueueEntry<QueuedRequest>),
     /// A probe or a liveness check has ended.
     Probed(ReplicaId, ProbeAnswer),
-    /// The channel by which slots of a replica are claimed has received a message, or has ended.
-    Channel(ReplicaId, ChannelEvent),
     /// Discovery has published changes of the set of replicas. The worker sends on the channel once it has applied them.
     Published(EndpointChanges, oneshot::Sender<()>),
 }
@@ -196,6 +194,9 @@ struct Worker {
     sharing: Sharing,
     /// The channels by which slots of replicas are claimed that other dispatchers use, too.
     channels: HashMap<ReplicaId, Channel>,
+    /// The channel on which these channels send what they receive. Each has a clone of it.
+    channel_events: mpsc::Sender<(ReplicaId, ChannelEvent)>,
+    channel_inbox: mpsc::Receiver<(ReplicaId, ChannelEvent)>,
     /// The instant at which claims were renewed, or at which there was none.
     renewed_at: Instant,
     pool: Pool,
@@ -223,6 +224,7 @@ impl Worker {
         reports: mpsc::UnboundedSender<AttemptReport>,
     ) -> Self {
         let now = Instant::now();
+        let (channel_events, channel_inbox) = mpsc::channel(MAX_MESSAGES);
         Self {
             queue: Queue::new(settings.order, settings.queue_length),
             rotation: Rotation::new(settings.balance),
@@ -232,6 +234,8 @@ impl Worker {
             dispatcher_id: rand::random(),
             sharing: Sharing::default(),
             channels: HashMap::new(),
+            channel_events,
+            channel_inbox,
             renewed_at: now,
             pool: Pool::default(),
             retry_budget: RetryBudget::new(now),
@@ -263,6 +267,7 @@ impl Worker {
                 biased;
                 Some(report) = reports.recv() => self.handle_report(report),
                 Some(event) = events.recv() => self.handle_event(event),
+                Some((replica, event)) = self.channel_inbox.recv() => self.handle_channel_event(replica, event),
                 message = inbox.recv(), if has_senders => match message {
                     Some(message) => self.handle_message(message),
                     None => has_senders = false,
@@ -322,7 +327,6 @@ impl Worker {
             WorkerEvent::Withdrawn(sequence_number) => self.withdraw(sequence_number),
             WorkerEvent::Paused(entry) => self.end_pause(entry),
             WorkerEvent::Probed(replica, answer) => self.record_probe(replica, answer),
-            WorkerEvent::Channel(replica, event) => self.handle_channel_event(replica, event),
             WorkerEvent::Published(changes, applied) => {
                 self.apply(&changes);
                 // The task that waits for this ends only with the worker.

@@ -1,7 +1,7 @@
 //! How the worker shares replicas with other dispatchers: it claims slots, uses those that replicas grant, and tells the
 //! others how many requests wait here.
 
-use super::{Worker, WorkerEvent};
+use super::Worker;
 use crate::queue::SequenceNumber;
 use crate::request::QueuedRequest;
 use crate::rotation::{MAX_CAPACITY, ReplicaId};
@@ -51,12 +51,7 @@ impl Worker {
             return;
         }
         let Some(address) = self.rotation.replica(replica).map(|replica| replica.address.clone()) else { return };
-        let events = self.events.clone();
-        let deliver = move |event| {
-            // If the worker has ended, it claims nothing.
-            let _ended = events.send(WorkerEvent::Channel(replica, event));
-        };
-        let sender = slot_channel::open(address, self.dispatcher_id, deliver);
+        let sender = slot_channel::open(address, self.dispatcher_id, replica, self.channel_events.clone());
         self.channels.insert(replica, Channel { sender, told_next: None });
         self.rotation.set_channel(replica, true, now);
     }

@@ -15,8 +15,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Answers the request for a channel. A dispatcher that gets none sends its requests without claims.
 ///
 /// # Errors
-/// If the request does not ask for the protocol or names no dispatcher (status 400), or if the dispatcher has a channel,
-/// or too many have one (503).
+/// If the request does not ask for the protocol or names no dispatcher (status 400), or if too many dispatchers have a
+/// channel (503).
 pub fn open<B>(slots: &Slots, request: &Request<B>) -> Result<Reply, RequestError> {
     let bad = |message| Err(RequestError::new(Code::BadRequest, message));
     if !upgrade::is_requested(request.version(), request.headers(), PROTOCOL) {
@@ -26,7 +26,7 @@ pub fn open<B>(slots: &Slots, request: &Request<B>) -> Result<Reply, RequestErro
         return bad(format!("the header {} is missing", header::DISPATCHER_ID));
     };
     let Some(channel) = slots.open_channel(dispatcher) else {
-        let message = "this dispatcher has a channel, or too many dispatchers have one";
+        let message = "too many dispatchers have a channel";
         return Err(RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1)));
     };
     Ok(upgrade::accept(PROTOCOL, async move |lines| {
@@ -43,6 +43,9 @@ async fn serve(mut channel: SlotChannel, mut lines: JsonLines) -> Result<(), Lin
     loop {
         let lease = channel.next_end();
         tokio::select! {
+            // The replies are sent before the next line is read. Otherwise a dispatcher that reads slowly and asks often
+            // would fill the channel.
+            biased;
             message = channel.next_message() => match message {
                 Some(message) => lines.send(&message).await?,
                 None => return Ok(()),

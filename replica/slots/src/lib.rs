@@ -66,9 +66,19 @@ pub struct Slots(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     grants: Grants<DispatcherId>,
-    /// The channels to the dispatchers that claim slots. Each holds a few messages: a reply for each message of the
-    /// dispatcher, which waits until the last one is sent, and one for each slot.
-    channels: HashMap<DispatcherId, mpsc::UnboundedSender<FromReplica>>,
+    /// The channels to the dispatchers that claim slots. Each holds a few messages: the reply to one message of the
+    /// dispatcher, whose next one is read after that, and one for each slot.
+    channels: HashMap<DispatcherId, Sender>,
+    /// The number of channels that were ever opened.
+    opened: u64,
+}
+
+/// The replica's end of a channel.
+#[derive(Debug)]
+struct Sender {
+    /// The number of the channel in the order in which channels were opened.
+    number: u64,
+    messages: mpsc::UnboundedSender<FromReplica>,
 }
 
 impl State {
@@ -81,7 +91,7 @@ impl State {
         let Some(channel) = self.channels.get(&dispatcher) else { return };
         let Others { taken, claim } = self.grants.others(dispatcher);
         // A channel that has just ended gives its grants back.
-        let _ended = channel.send(FromReplica { others: number(taken), claimed: claim, event });
+        let _ended = channel.messages.send(FromReplica { others: number(taken), claimed: claim, event });
     }
 }
 
@@ -103,7 +113,7 @@ pub fn add_headers(headers: &mut HeaderMap, slots: &Slots, client: SlotClient) {
 impl Slots {
     /// `capacity` free slots.
     pub fn new(capacity: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { grants: Grants::new(capacity), channels: HashMap::new() })))
+        Self(Arc::new(Mutex::new(State { grants: Grants::new(capacity), channels: HashMap::new(), opened: 0 })))
     }
 
     /// Takes `count` slots for a request of `client`; `None` if fewer are free.
@@ -128,16 +138,23 @@ impl Slots {
         self.lock().grants.others(dispatcher)
     }
 
-    /// Opens the channel on which `dispatcher` learns of its grants; `None` if it has one, or too many have one.
+    /// Opens the channel on which `dispatcher` learns of its grants; `None` if too many dispatchers have one. It replaces an
+    /// earlier one of the same dispatcher, whose connection may have broken without a sign.
     pub fn open_channel(&self, dispatcher: DispatcherId) -> Option<SlotChannel> {
         let mut state = self.lock();
-        if state.channels.len() >= MAX_CHANNELS || state.channels.contains_key(&dispatcher) {
+        if state.channels.remove(&dispatcher).is_some() {
+            let granted = state.grants.leave(dispatcher, Instant::now());
+            state.announce(granted);
+        }
+        if state.channels.len() >= MAX_CHANNELS {
             return None;
         }
+        state.opened += 1;
+        let number = state.opened;
         let (sender, messages) = mpsc::unbounded_channel();
-        state.channels.insert(dispatcher, sender);
+        state.channels.insert(dispatcher, Sender { number, messages: sender });
         drop(state);
-        Some(SlotChannel { slots: self.clone(), dispatcher, messages })
+        Some(SlotChannel { slots: self.clone(), dispatcher, number, messages })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -184,11 +201,12 @@ impl Drop for TakenSlots {
 pub struct SlotChannel {
     slots: Slots,
     dispatcher: DispatcherId,
+    number: u64,
     messages: mpsc::UnboundedReceiver<FromReplica>,
 }
 
 impl SlotChannel {
-    /// The next message to the dispatcher.
+    /// The next message to the dispatcher; `None` once another channel of the dispatcher has replaced this one.
     pub async fn next_message(&mut self) -> Option<FromReplica> {
         self.messages.recv().await
     }
@@ -196,6 +214,9 @@ impl SlotChannel {
     /// Handles a message of the dispatcher.
     pub fn handle(&self, message: FromDispatcher) {
         let (mut state, now, dispatcher) = (self.slots.lock(), Instant::now(), self.dispatcher);
+        if !self.is_current(&state) {
+            return;
+        }
         match message {
             FromDispatcher::Ask(asked) => {
                 let is_granted = state.grants.ask(dispatcher, claim(asked), now);
@@ -221,10 +242,16 @@ impl SlotChannel {
         }
     }
 
+    fn is_current(&self, state: &State) -> bool {
+        state.channels.get(&self.dispatcher).is_some_and(|channel| channel.number == self.number)
+    }
+
     /// Ends the grants that the dispatcher has not used in time.
     pub fn end_leases(&self) {
         let mut state = self.slots.lock();
-        if let Some(granted) = state.grants.end_leases(self.dispatcher, Instant::now()) {
+        if self.is_current(&state)
+            && let Some(granted) = state.grants.end_leases(self.dispatcher, Instant::now())
+        {
             state.tell(self.dispatcher, SlotEvent::Forgotten);
             state.announce(granted);
         }
@@ -240,6 +267,9 @@ impl SlotChannel {
 impl Drop for SlotChannel {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
+        if !self.is_current(&state) {
+            return;
+        }
         state.channels.remove(&self.dispatcher);
         let granted = state.grants.leave(self.dispatcher, Instant::now());
         state.announce(granted);
@@ -281,7 +311,6 @@ mod tests {
         let taken = slots.take(client(1), 1).expect("a free slot");
         assert!(slots.take(SlotClient::default(), 1).is_none() && slots.open_channel(DispatcherId(2)).is_some());
         let mut channel = slots.open_channel(DispatcherId(2)).expect("the last one has ended");
-        assert!(slots.open_channel(DispatcherId(2)).is_none(), "one for each dispatcher");
         channel.handle(ask(1));
         let message = |event, others| Some(FromReplica { others, claimed: false, event });
         assert_eq!(next(&mut channel), message(SlotEvent::Queued, 1));
@@ -306,6 +335,22 @@ mod tests {
         assert_eq!(next(&mut second).map(|message| message.event), Some(SlotEvent::Freed));
         drop(second);
         assert_eq!(slots.take(client(3), 1).map(|taken| taken.count), Some(1));
+    }
+
+    #[test]
+    fn a_new_channel_replaces_the_one_before() {
+        let slots = Slots::new(1);
+        let mut broken = slots.open_channel(DispatcherId(1)).expect("few channels");
+        broken.handle(ask(1));
+        let mut next_one = slots.open_channel(DispatcherId(1)).expect("few channels");
+        assert_eq!(slots.others(DispatcherId(2)), Others::default(), "the grant of the broken one is over");
+        next_one.handle(ask(1));
+        broken.handle(FromDispatcher::Return);
+        assert_eq!(next(&mut broken).map(|message| message.event), Some(SlotEvent::Granted));
+        assert!(matches!(broken.messages.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+        drop(broken);
+        assert_eq!(next(&mut next_one).map(|message| message.event), Some(SlotEvent::Granted));
+        assert_eq!(slots.others(DispatcherId(2)).taken, 1, "the grant of the new one lasts");
     }
 
     #[test]
