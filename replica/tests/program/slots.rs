@@ -4,8 +4,10 @@ use crate::replica::{ReplicaProcess, TIMEOUT};
 use hyper::{HeaderMap, Method};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Command;
 
 /// Less than the 2 s for which a replica reads the body of a refused request.
 const AT_ONCE: Duration = Duration::from_millis(1500);
@@ -106,5 +108,93 @@ async fn a_client_that_is_still_sending_a_long_body_gets_the_answer_busy() {
     for _ in 0..20 {
         let (status, _, answer) = replica.send(Method::POST, "/predict", &[], vec![b'x'; 8 << 20]).await;
         assert_eq!((status.as_u16(), &answer["code"]), (503, &"busy".into()), "{answer}");
+    }
+}
+
+/// Opens the channel of the dispatcher `name`. Returns the reader of its lines and the writer.
+async fn open_channel(replica: &ReplicaProcess, name: &str) -> (Lines<BufReader<OwnedReadHalf>>, OwnedWriteHalf) {
+    let mut stream = TcpStream::connect(&replica.address).await.expect("the replica listens");
+    let head = format!(
+        "GET /slots HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: roundhouse-slots/1\r\n\
+         x-dispatcher-id: {name}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let answer = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    let (reader, writer) = stream.into_split();
+    (BufReader::new(reader).lines(), writer)
+}
+
+async fn next_line(lines: &mut Lines<BufReader<OwnedReadHalf>>) -> Option<String> {
+    tokio::time::timeout(TIMEOUT, lines.next_line()).await.expect("a line in time").unwrap_or_default()
+}
+
+/// A claim of one slot whose request has waited for `waited` microseconds.
+fn ask(waited: u32) -> Vec<u8> {
+    let claim = format!(r#""slots":1,"waiting":1,"waited_us":{waited},"late_after_us":400000"#);
+    format!("{{\"ask\":{{{claim}}}}}\n").into_bytes()
+}
+
+#[tokio::test]
+async fn a_slot_that_becomes_free_goes_to_the_claim_that_has_waited_longest() {
+    let replica = ReplicaProcess::start(&["--workers=1", "--capacity=1"]).await;
+    let held = replica.hold_a_slot().await;
+    let (mut first, mut first_writer) = open_channel(&replica, "a1").await;
+    let (mut second, mut second_writer) = open_channel(&replica, "b2").await;
+    first_writer.write_all(&ask(1000)).await.expect("sent");
+    assert_eq!(next_line(&mut first).await.as_deref(), Some(r#"{"others":1,"event":"queued"}"#));
+    second_writer.write_all(&ask(900_000)).await.expect("sent");
+    assert_eq!(next_line(&mut second).await.as_deref(), Some(r#"{"others":1,"claimed":true,"event":"queued"}"#));
+    drop(held);
+    // The claim of the second dispatcher is for a late request, so it comes after the punctual one of the first.
+    assert_eq!(next_line(&mut first).await.as_deref(), Some(r#"{"others":0,"claimed":true,"event":"freed"}"#));
+    let (status, headers, _) = replica.send(Method::POST, "/predict", &[("x-dispatcher-id", "c3")], picture()).await;
+    assert_eq!(status.as_u16(), 503, "the slot is kept");
+    assert_eq!(number(&headers, "x-replica-slots-of-others"), Some(1));
+    assert_eq!(number(&headers, "x-replica-slots-claimed"), Some(1));
+    let own = [("x-dispatcher-id", "a1"), ("x-slot-granted", "1")];
+    let (status, headers, answer) = replica.send(Method::POST, "/predict", &own, picture()).await;
+    assert_eq!(status.as_u16(), 200, "{answer}");
+    assert_eq!(number(&headers, "x-replica-slots-of-others"), Some(1), "the next claim has got the slot by now");
+    assert_eq!(next_line(&mut second).await.as_deref(), Some(r#"{"others":0,"event":"freed"}"#));
+    // A dispatcher that does not use its slot loses it.
+    assert_eq!(next_line(&mut second).await.as_deref(), Some(r#"{"others":0,"event":"forgotten"}"#));
+    let (status, _, _) = replica.send(Method::POST, "/predict", &[], picture()).await;
+    assert_eq!(status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn a_channel_ends_with_its_dispatcher_or_with_a_replica_that_stops() {
+    let mut replica = ReplicaProcess::start(&["--workers=1", "--capacity=1", "--drain-delay=0s"]).await;
+    let (mut first, mut first_writer) = open_channel(&replica, "a1").await;
+    first_writer.write_all(&ask(1000)).await.expect("sent");
+    assert_eq!(next_line(&mut first).await.as_deref(), Some(r#"{"others":0,"event":"granted"}"#));
+    drop((first, first_writer));
+    let (mut second, mut second_writer) = open_channel(&replica, "b2").await;
+    second_writer.write_all(b"{\"backlog\":{\"punctual\":4,\"late\":1}}\n").await.expect("sent");
+    let told = next_line(&mut second).await;
+    assert_eq!(told.as_deref(), Some(r#"{"others":0,"event":{"backlog":{"punctual":0,"late":0}}}"#));
+    for line in [&b"{\"ask\":{\"slots\":-1}}\n"[..], &[b'x'; 4096], b"\n"] {
+        let (mut bad, mut bad_writer) = open_channel(&replica, "d4").await;
+        bad_writer.write_all(line).await.expect("sent");
+        assert_eq!(next_line(&mut bad).await, None, "a malformed line ends the channel");
+    }
+    let stopping = Instant::now();
+    let process = replica.child.id().expect("it runs").to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &process]).status().await.expect("there is a kill").success());
+    assert_eq!(next_line(&mut second).await, None);
+    let status = tokio::time::timeout(TIMEOUT, replica.child.wait()).await.expect("it ends in time");
+    assert!(status.expect("its status").success() && stopping.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_request_for_a_channel_must_name_the_protocol_and_the_dispatcher() {
+    let replica = ReplicaProcess::start(&["--workers=1", "--capacity=1"]).await;
+    let upgrade = [("connection", "upgrade"), ("upgrade", "roundhouse-slots/1")];
+    for headers in
+        [&[][..], &upgrade, &[("x-dispatcher-id", "a1")], &[upgrade[0], upgrade[1], ("x-dispatcher-id", "?")]]
+    {
+        let (status, _, answer) = replica.send(Method::GET, "/slots", headers, "").await;
+        assert_eq!((status.as_u16(), &answer["code"]), (400, &"bad_request".into()), "{headers:?} {answer}");
     }
 }
