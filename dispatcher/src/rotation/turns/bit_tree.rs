@@ -78,12 +78,6 @@ impl BitTree {
         true
     }
 
-    /// The smallest number.
-    pub(super) fn first(&self) -> Option<usize> {
-        let last = self.words[self.words.len() - 1];
-        (last != 0).then(|| self.descend(self.levels, 0))
-    }
-
     /// The smallest number that is not below `from`.
     pub(super) fn first_from(&self, from: usize) -> Option<usize> {
         let mut index = from;
@@ -145,7 +139,6 @@ mod tests {
                 }
                 let from = from.index(bound);
                 prop_assert_eq!(set.contains(from), expected.contains(&from));
-                prop_assert_eq!(set.first(), expected.first().copied());
                 prop_assert_eq!(set.first_from(from), expected.range(from..).next().copied());
                 prop_assert_eq!(set.first_from(bound), None);
                 prop_assert!(!set.contains(usize::MAX));

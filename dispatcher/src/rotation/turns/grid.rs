@@ -34,12 +34,18 @@ pub(super) struct Grid {
     newest: (u64, u64),
     /// The ranks of the rows in ascending order.
     ranks: Vec<u32>,
-    /// The columns with a mark in each row.
-    rows: Vec<BitTree>,
+    /// The rows in the same order.
+    rows: Vec<Row>,
     /// A bit for each row that has a mark.
     marked_rows: u64,
-    /// The row and the column of the next turn.
-    next: Option<(usize, usize)>,
+}
+
+#[derive(Debug)]
+struct Row {
+    /// The columns with a mark.
+    marks: BitTree,
+    /// The oldest column with a mark, if there is a mark.
+    first: usize,
 }
 
 impl Grid {
@@ -67,7 +73,6 @@ impl Grid {
     pub(super) fn change_rank(&mut self, turn: &Turn, rank: u32) -> bool {
         let (Some((row, column)), Some(next)) = (self.find(turn), self.row(rank)) else { return false };
         self.turns[column].rank = rank;
-        // In this order, the search for the next turn is spared if a replica with an answer comes first now.
         self.mark(next, column);
         self.unmark(row, column);
         true
@@ -84,12 +89,14 @@ impl Grid {
 
     /// The next turn.
     pub(super) fn first(&self) -> Option<&Turn> {
-        self.next.map(|(_, column)| &self.turns[column])
+        let row = self.rows.get(self.marked_rows.trailing_zeros() as usize)?;
+        Some(&self.turns[row.first])
     }
 
     /// All turns, the next one first.
     pub(super) fn iter<'a>(&'a self) -> impl Iterator<Item = &'a Turn> {
-        let by_age = |row: &'a BitTree| row.range(self.oldest..self.turns.len()).chain(row.range(0..self.oldest));
+        let by_age =
+            |Row { marks, .. }: &'a Row| marks.range(self.oldest..self.turns.len()).chain(marks.range(0..self.oldest));
         self.rows.iter().flat_map(by_age).map(|column| &self.turns[column])
     }
 
@@ -102,32 +109,27 @@ impl Grid {
     fn find(&self, turn: &Turn) -> Option<(usize, usize)> {
         let column = *self.columns.get(turn.slot as usize)? as usize;
         let row = self.row(turn.rank)?;
-        self.rows[row].contains(column).then_some((row, column))
+        self.rows[row].marks.contains(column).then_some((row, column))
     }
 
     fn mark(&mut self, row: usize, column: usize) {
-        self.rows[row].insert(column);
-        self.marked_rows |= 1 << row;
-        if self.next.is_none_or(|(next_row, next)| (row, self.age(column)) < (next_row, self.age(next))) {
-            self.next = Some((row, column));
+        let is_first = self.marked_rows & 1 << row == 0 || self.age(column) < self.age(self.rows[row].first);
+        let Row { marks, first } = &mut self.rows[row];
+        marks.insert(column);
+        if is_first {
+            *first = column;
         }
+        self.marked_rows |= 1 << row;
     }
 
     fn unmark(&mut self, row: usize, column: usize) {
-        if self.rows[row].remove(column) {
+        let Row { marks, first } = &mut self.rows[row];
+        if marks.remove(column) {
             self.marked_rows &= !(1 << row);
+        } else if *first == column {
+            // The next mark in the ring. It is mostly near, so that the search is short.
+            *first = marks.first_from(column + 1).or_else(|| marks.first_from(0)).expect("there are other marks");
         }
-        if self.next == Some((row, column)) {
-            self.next = self.find_next();
-        }
-    }
-
-    fn find_next(&self) -> Option<(usize, usize)> {
-        let row = self.marked_rows.trailing_zeros() as usize;
-        let marks = self.rows.get(row)?;
-        let first = marks.first()?;
-        let column = if first < self.oldest { marks.first_from(self.oldest).unwrap_or(first) } else { first };
-        Some((row, column))
     }
 
     /// The number of columns that are older than `column`.
@@ -177,17 +179,16 @@ impl Grid {
             if unmarked == MAX_ROWS {
                 return None;
             }
-            marks = self.rows.remove(unmarked);
+            marks = self.rows.remove(unmarked).marks;
             self.ranks.remove(unmarked);
             let below = (1 << unmarked) - 1;
             self.marked_rows = self.marked_rows & below | self.marked_rows >> 1 & !below;
         }
         let index = self.ranks.partition_point(|&other| other < rank);
         self.ranks.insert(index, rank);
-        self.rows.insert(index, marks);
+        self.rows.insert(index, Row { marks, first: 0 });
         let below = (1 << index) - 1;
         self.marked_rows = self.marked_rows & below | (self.marked_rows & !below) << 1;
-        self.next = self.find_next();
         Some(index)
     }
 
@@ -202,16 +203,16 @@ impl Grid {
         let count = (COLUMNS_FOR_EACH * self.columns.len()).max(MIN_COLUMNS);
         self.turns = vec![Turn { rank: 0, pass: 0, place: 0, slot: NONE }; count];
         for row in &mut self.rows {
-            *row = BitTree::new(count);
+            row.marks = BitTree::new(count);
         }
         self.oldest = kept.len();
+        self.marked_rows = 0;
         for (column, (turn, row)) in kept.into_iter().enumerate() {
             self.turns[column] = turn;
             self.columns[turn.slot as usize] = column as u32;
             if let Some(row) = row {
-                self.rows[row].insert(column);
+                self.mark(row, column);
             }
         }
-        self.next = self.find_next();
     }
 }
