@@ -5,6 +5,7 @@ pub mod body_deaths;
 pub mod config;
 pub mod discovery;
 pub mod dispatch;
+pub mod dispatched;
 pub mod failure;
 pub mod failure_log;
 pub mod fair;

@@ -13,12 +13,10 @@ use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 /// A connection with or without TLS.
@@ -429,104 +427,4 @@ async fn a_head_may_have_as_many_bytes_as_the_flag_says() {
             assert_eq!(response.status(), status, "{length} bytes on HTTP/2");
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn bytes_that_a_client_sends_ahead_stay_in_the_kernel() {
-    const CLIENTS: usize = 100;
-    const MAX_GROWTH_KIB: u64 = 8 << 10;
-    let gate = Arc::new(Semaphore::new(0));
-    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
-    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--deadline=60s"]).await;
-    // A body of this length lets hyper reserve its largest buffer for the next read.
-    let body = vec![7; 600_000];
-    let head = format!("POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-    let mut streams = Vec::new();
-    for _ in 0..CLIENTS {
-        let mut stream = dispatcher.program.connect().await;
-        stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("the connection is open");
-        streams.push(stream);
-    }
-    dispatcher.until_waiting(CLIENTS as u64 - 1).await;
-    let before = dispatcher.program.kibibytes("VmRSS");
-    let ahead = head.replace("Content-Length", "X-Ahead").repeat(10_000);
-    for stream in &streams {
-        // The kernel takes what it has room for.
-        stream.writable().await.expect("the connection is open");
-        stream.try_write(ahead.as_bytes()).expect("the connection is open");
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let growth = dispatcher.program.kibibytes("VmRSS").saturating_sub(before);
-    assert!(growth <= MAX_GROWTH_KIB, "the resident memory grew by {growth} KiB");
-    assert_eq!(dispatcher.get("/status").await.json["queue_length"], CLIENTS as u64 - 1);
-}
-
-/// The variable that gives the program below the address of the dispatcher.
-const ADDRESS: &str = "ROUNDHOUSE_TEST_ADDRESS";
-
-/// The clients of the next test. They are a program of their own, because they need more open files than a test may
-/// have. Each sends a head, a kilobyte at a time, as long as the dispatcher takes it.
-#[tokio::test]
-#[ignore = "the next test runs this one as a program"]
-async fn clients_that_send_heads_without_an_end() {
-    let Ok(address) = std::env::var(ADDRESS) else { return };
-    let mut streams = Vec::new();
-    for _ in 0..5000 {
-        let mut stream = TcpStream::connect(&address).await.expect("the dispatcher listens");
-        stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("the connection is open");
-        streams.push(Some(stream));
-    }
-    println!("\n{} clients", streams.len());
-    let line = format!("X-{}: {}\r\n", "a".repeat(20), "b".repeat(1000));
-    for _ in 0..60 {
-        for stream in &mut streams {
-            let sent = match stream {
-                Some(open) => open.try_write(line.as_bytes()),
-                None => continue,
-            };
-            if sent.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
-                *stream = None;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-    println!("all heads are sent");
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn heads_without_an_end_take_little_memory_and_others_are_served() {
-    const MAX_GROWTH_KIB: u64 = 100 << 10;
-    let stub = StubReplica::start(StubBehavior::Prompt).await;
-    let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
-    for _ in 0..50 {
-        assert_eq!(dispatcher.post(&[]).await.status, 200);
-    }
-    let before = dispatcher.program.kibibytes("VmRSS");
-    let this = std::env::current_exe().expect("the test program has a path");
-    let name = "connections::clients_that_send_heads_without_an_end";
-    let script = "ulimit -n $(ulimit -H -n) && exec \"$0\" \"$@\"";
-    let mut clients = Command::new("sh")
-        .args(["-c", script, &this.display().to_string(), name, "--exact", "--ignored", "--nocapture"])
-        .env(ADDRESS, &dispatcher.program.address)
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a shell exists");
-    let ended = async { clients.wait().await.expect("it is a child") };
-    tokio::pin!(ended);
-    let mut slowest = Duration::ZERO;
-    let status = loop {
-        let since = Instant::now();
-        tokio::select! {
-            status = &mut ended => break status,
-            reply = dispatcher.post(&[]) => assert_eq!(reply.status, 200),
-        }
-        slowest = slowest.max(since.elapsed());
-    };
-    assert!(status.success(), "the clients failed");
-    let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
-    println!("the resident memory grew by {growth} KiB, and the slowest answer to others took {slowest:?}");
-    assert!(growth <= MAX_GROWTH_KIB, "the resident memory grew by {growth} KiB");
 }

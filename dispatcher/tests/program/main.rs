@@ -1,6 +1,7 @@
 //! Tests of the dispatcher's program, which runs as a process. They are one test program: five would each compile the
 //! HTTP client and the stub replica again.
 
+mod api_server;
 mod connections;
 mod discovery;
 mod faults;
@@ -8,6 +9,7 @@ mod hedge;
 mod inference_protocol;
 mod kubernetes;
 mod logs;
+mod membership;
 mod openapi;
 mod process;
 mod protocols;
@@ -20,3 +22,5 @@ mod stopped;
 mod stub;
 mod tenants;
 mod upstream;
+#[cfg(target_os = "linux")]
+mod usage;

@@ -88,27 +88,6 @@ impl Program {
         let sent = Command::new("kill").args(["-s", name, &process]).status().await.expect("the command `kill` exists");
         assert!(sent.success(), "kill -s {name} failed");
     }
-
-    /// The processor time that the program has used, in seconds. It is the sum of the fields 14 and 15 of
-    /// `/proc/PID/stat`, which are in hundredths of a second (proc(5)).
-    #[cfg(target_os = "linux")]
-    pub(crate) fn processor_seconds(&self) -> f64 {
-        let process = self.child.id().expect("the program runs");
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("the program runs");
-        let fields: Vec<&str> =
-            stat.rsplit(')').next().expect("a split string has a last part").split_whitespace().collect();
-        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("the field is a number")).sum::<f64>() / 100.0
-    }
-
-    /// The value in KiB of a field of the program's `/proc/PID/status` (proc(5)).
-    #[cfg(target_os = "linux")]
-    pub(crate) fn kibibytes(&self, field: &str) -> u64 {
-        let process = self.child.id().expect("the program runs");
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the program runs");
-        let line =
-            status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field exists");
-        line.trim().strip_suffix(" kB").expect("the unit is KiB").parse().expect("the value is a number")
-    }
 }
 
 async fn next_line<R: tokio::io::AsyncBufRead + Unpin>(lines: &mut Lines<R>) -> String {

@@ -189,21 +189,6 @@ async fn without_a_replica_a_request_waits_until_its_deadline() {
     assert!(dispatcher.program.child.wait().await.expect("the program ends with its parent").success());
 }
 
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn an_idle_dispatcher_uses_no_processor_time() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let list = folder.path().join("replicas");
-    std::fs::write(&list, "127.0.0.1:1").expect("the temporary folder is writable");
-    let dispatcher = RunningDispatcher::start(&format!("file:{}", list.display()), &[]).await;
-    let before = dispatcher.program.processor_seconds();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let used = dispatcher.program.processor_seconds() - before;
-    // A watcher that was woken by its own reads of the file once used half of a core. A read each second uses a
-    // thousandth of a core.
-    assert!(used < 0.3, "{used} s of processor time in 3 idle seconds");
-}
-
 #[tokio::test]
 async fn bad_requests_are_refused_before_they_reach_a_replica() {
     let stub = StubReplica::start(StubBehavior::Prompt).await;

@@ -95,7 +95,7 @@ pub(crate) struct StubReplica {
 /// The state that a stub shares with the tasks that serve its connections.
 struct StubState {
     address: SocketAddr,
-    capacity: usize,
+    capacity: AtomicUsize,
     behavior: watch::Sender<StubBehavior>,
     /// Whether `/readyz` answers that the stub is ready.
     ready: AtomicBool,
@@ -112,6 +112,12 @@ struct StubState {
     received: Mutex<Vec<ReceivedRequest>>,
 }
 
+impl StubState {
+    fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::SeqCst)
+    }
+}
+
 impl StubReplica {
     /// Starts a stub with one slot.
     pub(crate) async fn start(behavior: StubBehavior) -> Self {
@@ -124,7 +130,7 @@ impl StubReplica {
         let address = port.local_addr().expect("the socket is bound");
         let shared = Arc::new(StubState {
             address,
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             behavior: watch::Sender::new(behavior),
             ready: AtomicBool::new(true),
             should_run: watch::Sender::new(true),
@@ -164,6 +170,11 @@ impl StubReplica {
     /// Sets whether `/readyz` answers that the stub is ready.
     pub(crate) fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Changes the number of slots, as another process at the same address might.
+    pub(crate) fn set_capacity(&self, capacity: usize) {
+        self.shared.capacity.store(capacity, Ordering::SeqCst);
     }
 
     /// Ends the simulated process, as SIGKILL would: every connection is closed, and new ones are refused.
@@ -254,7 +265,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     if request.uri().path() == "/readyz" {
         let ready = shared.ready.load(Ordering::SeqCst);
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        return Ok(respond::json(status, &ReadyBody { ready, capacity: Some(shared.capacity) }).map(Either::Left));
+        return Ok(respond::json(status, &ReadyBody { ready, capacity: Some(shared.capacity()) }).map(Either::Left));
     }
     if request.uri().path() == slot_channel::PATH {
         return Ok(respond::not_found(slot_channel::PATH, "it has no channel for claims", "").map(Either::Left));
@@ -273,7 +284,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<StubState>) -> Result<St
     match behavior {
         StubBehavior::Crowded if path_is_infer => {
             let mut reply = respond::inference_error(&RequestError::new(Code::Busy, "not enough free slots"));
-            reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(shared.capacity));
+            reply.headers_mut().insert(header::CAPACITY, HeaderValue::from(shared.capacity()));
             reply.headers_mut().insert(header::WORK_US, HeaderValue::from(1));
             return Ok(reply.map(Either::Left));
         }
@@ -333,7 +344,7 @@ fn busy(shared: &StubState, behavior: &StubBehavior) -> Response<Full<Bytes>> {
     reply.headers_mut().insert(header::SLOTS_TAKEN, HeaderValue::from(shared.slots_in_use.load(Ordering::SeqCst)));
     let between_answers = match behavior {
         StubBehavior::Computes(time) => Some(*time),
-        StubBehavior::Delayed(time) => Some(time.div_f64(shared.capacity as f64)),
+        StubBehavior::Delayed(time) => Some(time.div_f64(shared.capacity() as f64)),
         _ => None,
     };
     if let Some(time) = between_answers {
@@ -348,7 +359,7 @@ fn success(shared: &StubState) -> Response<Bytes> {
     let answer = Answer::new(vec![prediction], "stub", shared.address.to_string(), Timing::default());
     let mut reply = respond::json(StatusCode::OK, &answer);
     let others = shared.slots_in_use.load(Ordering::SeqCst).saturating_sub(1);
-    for (name, number) in [(header::CAPACITY, shared.capacity), (header::SLOTS_TAKEN, others)] {
+    for (name, number) in [(header::CAPACITY, shared.capacity()), (header::SLOTS_TAKEN, others)] {
         reply.headers_mut().insert(name, HeaderValue::from(number));
     }
     reply.map(|_whole| serde_json::to_vec(&answer).expect("an answer can be written as JSON").into())
@@ -359,7 +370,8 @@ struct SlotInUse(Arc<StubState>);
 
 impl SlotInUse {
     fn take(shared: &Arc<StubState>) -> Option<Self> {
-        let free = |taken: usize| (taken < shared.capacity).then_some(taken + 1);
+        let capacity = shared.capacity();
+        let free = |taken: usize| (taken < capacity).then_some(taken + 1);
         let taken = shared.slots_in_use.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free);
         taken.is_ok().then(|| Self(shared.clone()))
     }
