@@ -85,6 +85,7 @@ mod tests {
             deadline: now,
             accepted: now,
             waited: None,
+            uses_grant: false,
             failed: FailedAttempts::default(),
             replica,
             address: "a".into(),

@@ -142,7 +142,8 @@ impl Worker {
             }
             None => {
                 self.return_grant(replica);
-                if !self.queue.is_empty() {
+                // Otherwise the replica would be asked again at once, for the same request.
+                if self.sendable(now) > 0 {
                     self.rotation.rest(replica, now + UNFIT_PAUSE, false);
                 }
             }
@@ -268,3 +269,6 @@ impl Worker {
         Backlog { punctual: if only_asks { 0 } else { self.queue.len() - late }, late }
     }
 }
+
+#[cfg(test)]
+mod tests;
