@@ -22,8 +22,9 @@ use std::time::Duration;
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:5052/predict"
 )]
 pub struct Args {
-    /// Address to serve on, which the program prints; port 0 picks a free port
-    #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]
+    /// Address to serve on, which the program prints; port 0 picks a free port. [::] takes IPv6 and IPv4, and becomes
+    /// 0.0.0.0 on a machine without IPv6
+    #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:5052")]
     pub listen: SocketAddr,
     /// Source of the replicas' addresses: static:HOST:PORT,…, file:PATH (one host:port per line), dns:NAME:PORT or
     /// kubernetes:NAMESPACE/SERVICE[:PORTNAME]

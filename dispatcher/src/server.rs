@@ -98,5 +98,5 @@ async fn serve_admin_paths(listener: TcpListener, limits: ConnectionLimits, admi
         let admin = admin.clone();
         async move { admin.handle(&request).await }
     };
-    server::serve_within(listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
+    server::serve_within("admin", listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
 }
