@@ -14,11 +14,13 @@ mod listener;
 mod meters;
 mod opening;
 mod peers;
+mod refusal;
 mod stream;
 
 pub use framing::RefusedFraming;
 pub use limits::ConnectionLimits;
 pub use listener::{listen, listen_as};
+pub use meters::CONNECTION_METRICS;
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;

@@ -1,9 +1,9 @@
 //! Tests of the limits of connections: clients that fall silent, send heads without an end, or do not read their answers.
 
-use crate::process::{Program, RunningDispatcher, WAIT_LIMIT};
+use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, report_skipped, test_command};
 use crate::protocols::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame, handshake,
-    handshake_on,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame,
+    handshake, handshake_on,
 };
 use crate::steady::on_steady_machine;
 use crate::stub::{self, StubBehavior, StubReplica};
@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 /// A connection with or without TLS.
@@ -462,27 +461,43 @@ async fn bytes_that_a_client_sends_ahead_stay_in_the_kernel() {
     assert_eq!(dispatcher.get("/status").await.json["queue_length"], CLIENTS as u64 - 1);
 }
 
-/// The variable that gives the program below the address of the dispatcher.
+/// The variables that give the program below the address of the dispatcher, and the protocol.
 const ADDRESS: &str = "ROUNDHOUSE_TEST_ADDRESS";
+const PROTOCOL: &str = "ROUNDHOUSE_TEST_PROTOCOL";
+
+/// The protocols over which the next test sends heads without an end.
+const PROTOCOLS: [&str; 2] = ["HTTP/1.1", "HTTP/2"];
+
+/// A header with a value of 3000 bytes in HPACK (RFC 7541): a literal with a new name, both without Huffman's code.
+fn long_header() -> Vec<u8> {
+    // The length 3000 is 127 in the first byte, and 2873 in groups of seven bits, the lowest first.
+    [&b"\x00\x04aaaa\x7f\xb9\x16"[..], &[b'b'; 3000]].concat()
+}
 
 /// The clients of the next test. They are a program of their own, because they need more open files than a test may
 /// have. Each sends a head, a kilobyte at a time, as long as the dispatcher takes it.
 #[tokio::test]
 #[ignore = "the next test runs this one as a program"]
 async fn clients_that_send_heads_without_an_end() {
-    let Ok(address) = std::env::var(ADDRESS) else { return };
+    let (Ok(address), Ok(protocol)) = (std::env::var(ADDRESS), std::env::var(PROTOCOL)) else { return };
+    let (first, line) = if protocol == PROTOCOLS[0] {
+        let line = format!("X-{}: {}\r\n", "a".repeat(20), "b".repeat(1000));
+        (b"GET / HTTP/1.1\r\n".to_vec(), line.into_bytes())
+    } else {
+        let first = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, 0, 1, PREDICT)].concat();
+        (first, frame(CONTINUATION, 0, 1, &long_header()))
+    };
     let mut streams = Vec::new();
     for _ in 0..5000 {
         let mut stream = TcpStream::connect(&address).await.expect("the dispatcher listens");
-        stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("the connection is open");
+        stream.write_all(&first).await.expect("the connection is open");
         streams.push(Some(stream));
     }
     println!("\n{} clients", streams.len());
-    let line = format!("X-{}: {}\r\n", "a".repeat(20), "b".repeat(1000));
     for _ in 0..60 {
         for stream in &mut streams {
             let sent = match stream {
-                Some(open) => open.try_write(line.as_bytes()),
+                Some(open) => open.try_write(&line),
                 None => continue,
             };
             if sent.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
@@ -497,6 +512,13 @@ async fn clients_that_send_heads_without_an_end() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn heads_without_an_end_take_little_memory_and_others_are_served() {
+    for protocol in PROTOCOLS {
+        check_heads_without_an_end(protocol).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+async fn check_heads_without_an_end(protocol: &str) {
     const MAX_GROWTH_KIB: u64 = 100 << 10;
     let stub = StubReplica::start(StubBehavior::Prompt).await;
     let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
@@ -504,14 +526,11 @@ async fn heads_without_an_end_take_little_memory_and_others_are_served() {
         assert_eq!(dispatcher.post(&[]).await.status, 200);
     }
     let before = dispatcher.program.kibibytes("VmRSS");
-    let this = std::env::current_exe().expect("the test program has a path");
     let name = "connections::clients_that_send_heads_without_an_end";
-    let script = "ulimit -n $(ulimit -H -n) && exec \"$0\" \"$@\"";
-    let mut clients = Command::new("sh")
-        .args(["-c", script, &this.display().to_string(), name, "--exact", "--ignored", "--nocapture"])
+    let mut clients = test_command(name, "ulimit -n $(ulimit -H -n)", &[])
         .env(ADDRESS, &dispatcher.program.address)
+        .env(PROTOCOL, protocol)
         .stdout(Stdio::null())
-        .kill_on_drop(true)
         .spawn()
         .expect("a shell exists");
     let ended = async { clients.wait().await.expect("it is a child") };
@@ -527,6 +546,177 @@ async fn heads_without_an_end_take_little_memory_and_others_are_served() {
     };
     assert!(status.success(), "the clients failed");
     let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
-    println!("the resident memory grew by {growth} KiB, and the slowest answer to others took {slowest:?}");
-    assert!(growth <= MAX_GROWTH_KIB, "the resident memory grew by {growth} KiB");
+    println!("{protocol}: the resident memory grew by {growth} KiB; the slowest answer to others took {slowest:?}");
+    assert!(growth <= MAX_GROWTH_KIB, "{protocol}: the resident memory grew by {growth} KiB");
+}
+
+/// Reads the next frame. Returns its kind, its flags and its payload.
+async fn next_frame(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
+    let read = async {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await?;
+        Ok::<_, std::io::Error>((head[3], head[4], payload))
+    };
+    tokio::time::timeout(WAIT_LIMIT, read).await.expect("a frame arrives").expect("the connection is open")
+}
+
+/// The flag of a `SETTINGS` frame that acknowledges one of the other side.
+const ACK: u8 = 1;
+
+#[tokio::test]
+async fn an_http2_client_gets_each_settings_frame_once_before_and_after_its_first_request() {
+    let program = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error"], &[]).await;
+    let mut stream = program.connect().await;
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("the connection is open");
+    // Some clients wait for these frames before their first request.
+    let mut before = [next_frame(&mut stream).await, next_frame(&mut stream).await];
+    before.sort();
+    assert_eq!(before.each_ref().map(|(kind, flags, _)| (*kind, *flags)), [(SETTINGS, 0), (SETTINGS, ACK)]);
+    let opened = [frame(SETTINGS, ACK, 0, &[]), frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9])].concat();
+    // A header block in three frames, the last of which comes later.
+    let (first, rest) = METRICS.split_at(5);
+    let block = [frame(HEADERS, END_STREAM, 1, first), frame(CONTINUATION, 0, 1, &[])].concat();
+    stream.write_all(&[opened, block].concat()).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let end = [frame(CONTINUATION, END_HEADERS, 1, rest), frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&end).await.expect("the connection is open");
+    let (mut acknowledgements, mut is_answered) = (0, false);
+    while acknowledgements < 2 || !is_answered {
+        let (kind, flags, payload) = next_frame(&mut stream).await;
+        assert!(kind != GOAWAY && (kind != SETTINGS || flags == ACK), "{kind} {payload:?}");
+        acknowledgements += u32::from(kind == SETTINGS);
+        is_answered |= kind == DATA && flags & END_STREAM != 0;
+    }
+    assert_eq!(acknowledgements, 2, "those of the first settings were sent before");
+    // A second request on the same connection, in one frame and then in pieces.
+    for (number, size) in [(3, 1000), (5, 1)] {
+        for piece in frame(HEADERS, END_HEADERS | END_STREAM, number, METRICS).chunks(size) {
+            stream.write_all(piece).await.expect("the connection is open");
+            tokio::task::yield_now().await;
+        }
+        while next_frame(&mut stream).await.0 != HEADERS {}
+    }
+}
+
+/// Waits until the metric `name` with these `labels` has the value `expected` at the address `admin`.
+async fn until_metric(admin: &str, name: &str, labels: &str, expected: f64) {
+    let (since, line) = (Instant::now(), format!("{name}{{{labels}}} {expected}"));
+    loop {
+        let answer = service::fetch::get(admin, "/metrics", WAIT_LIMIT).await.expect("the dispatcher answers");
+        let text = String::from_utf8_lossy(&answer.1).into_owned();
+        if text.lines().any(|found| found == line) {
+            return;
+        }
+        assert!(since.elapsed() < WAIT_LIMIT, "{line:?} is not in {text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_are_counted_by_listener_and_by_the_limit_that_closes_them() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let flags = ["--admin-listen=127.0.0.1:0", "--max-connections-per-peer=3", "--deadline=60s"];
+    let times = ["--header-timeout=200ms", "--idle-timeout=1s", "--write-timeout=200ms"];
+    let mut dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[&flags[..], &times].concat()).await;
+    let line = dispatcher.program.next_line().await;
+    let admin = line.strip_prefix("admin paths on http://").expect("the line has the address of the admin paths");
+    let closed = "http_connections_closed_total";
+    let reasons = ["idle", "header_timeout", "write_timeout", "age", "per_peer", "head_memory"];
+    for listener in ["main", "admin"].map(|listener| format!("listener=\"{listener}\"")) {
+        for reason in reasons {
+            until_metric(admin, closed, &format!("{listener},reason=\"{reason}\""), 0.0).await;
+        }
+        // The connection that reads the metrics counts, too.
+        let own = if listener.contains("admin") { 1.0 } else { 0.0 };
+        until_metric(admin, "http_connections", &listener, own).await;
+        until_metric(admin, "http_busy_connections", &listener, own).await;
+    }
+    let main = "listener=\"main\"";
+    let until_closed = async |reason: &str| {
+        until_metric(admin, closed, &format!("{main},reason=\"{reason}\""), 1.0).await;
+        until_metric(admin, "http_connections", main, 0.0).await;
+    };
+    let address = &dispatcher.program.address;
+
+    let request = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nimage";
+    let busy = silent_client(address, None, "", request).await;
+    stub.until_calls(1).await;
+    let held = [silent_client(address, None, "", b"").await, silent_client(address, None, "", b"").await];
+    until_metric(admin, "http_connections", main, 3.0).await;
+    until_metric(admin, "http_busy_connections", main, 1.0).await;
+    let mut fourth = TcpStream::connect(address).await.expect("the dispatcher listens");
+    read_to_end(&mut fourth).await;
+    drop(held);
+    gate.add_permits(1);
+    until_metric(admin, "http_busy_connections", main, 0.0).await;
+    drop(busy);
+    until_closed("per_peer").await;
+
+    let silent = silent_client(address, None, "", b"").await;
+    until_closed("idle").await;
+    let head = silent_client(address, None, "", b"GET /livez HTTP/1.1\r\nHost:").await;
+    until_closed("header_timeout").await;
+    drop((silent, head));
+
+    let mut unread = connect_with_small_buffer(address).await;
+    let requests = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
+    let writing = async { while unread.write_all(requests).await.is_ok() {} };
+    tokio::time::timeout(WAIT_LIMIT, writing).await.expect("the dispatcher resets the connection");
+    until_closed("write_timeout").await;
+
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
+    let program = Program::start(&flags, &[]).await;
+    let mut old = program.connect().await;
+    livez(&mut old).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    livez(&mut old).await.expect("the connection is open");
+    read_to_end(&mut old).await;
+    until_metric(&program.address, closed, &format!("{main},reason=\"age\""), 1.0).await;
+}
+
+/// The dispatcher without `--listen`, in a network of its own, where its port is free.
+#[tokio::test]
+#[ignore = "the next test runs this one in a network of its own"]
+async fn a_program_with_its_default_address() {
+    let has_ipv6 = TcpSocket::new_v6().is_ok_and(|socket| socket.bind("[::1]:0".parse().expect("an address")).is_ok());
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_dispatcher"));
+    let child = command
+        .args(["--replicas=static:127.0.0.1:1", "--exit-with-parent"])
+        .env_remove("ROUNDHOUSE_LISTEN")
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let _child = child.expect("the dispatcher starts");
+    for (address, is_there) in [("127.0.0.1:5052", true), ("[::1]:5052", has_ipv6)] {
+        if !is_there {
+            report_skipped(&format!("{address}, because this network has no IPv6"));
+            continue;
+        }
+        let since = Instant::now();
+        while service::fetch::get(address, "/livez", WAIT_LIMIT).await.is_err() {
+            assert!(since.elapsed() < WAIT_LIMIT, "nothing listens at {address}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_default_address_takes_ipv4_and_ipv6() {
+    const UNSHARE: [&str; 3] = ["unshare", "--map-root-user", "--net"];
+    let up = "ip link set lo up";
+    let probe = tokio::process::Command::new(UNSHARE[0]).args(&UNSHARE[1..]).args(["sh", "-c", up]).output().await;
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return report_skipped("the default address: no network of its own can be made (unshare, ip)");
+    }
+    let without_ipv6 = format!("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 && {up}");
+    for preparation in [up, &without_ipv6] {
+        let name = "connections::a_program_with_its_default_address";
+        let output = test_command(name, preparation, &UNSHARE).output().await.expect("unshare exists");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{preparation}: {text}");
+    }
 }

@@ -704,6 +704,34 @@ async fn requests_whose_end_is_ambiguous_are_refused() {
 }
 
 #[tokio::test]
+async fn a_head_that_cannot_be_read_is_refused_with_json() {
+    let program = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error"], &[]).await;
+    let livez = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(20_000));
+    for (text, status, code) in [
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad_request"),
+        ("GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "bad_request"),
+        ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "bad_request"),
+        ("\0", 400, "bad_request"),
+        (&format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101)), 431, "too_large"),
+        (&long, 431, "too_large"),
+    ] {
+        for before in ["", livez] {
+            let answer = send_all_then_read(&program.address, format!("{before}{text}").as_bytes()).await;
+            let text = &text[..text.len().min(60)];
+            let (first, refusal) = answer.split_at(answer.rfind("HTTP/1.1 ").unwrap_or_default());
+            assert_eq!(first.starts_with("HTTP/1.1 200"), !before.is_empty(), "{text:?}: {answer}");
+            let (head, body) = refusal.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}: {answer}"));
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{text:?}: {answer}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{text:?}: {answer}");
+            let body: service::wire::ErrorBody = serde_json::from_str(body).expect("the body is JSON");
+            assert_eq!((body.success, &*body.code), (false, code), "{text:?}");
+            assert!(!body.request_id.is_empty(), "{text:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_size_of_a_chunk_that_is_too_large_or_malformed_is_refused_at_once() {
     let stub = StubReplica::start(StubBehavior::Prompt).await;
     let flags = ["--body-timeout=60s", "--deadline=60s"];
@@ -951,7 +979,7 @@ pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 

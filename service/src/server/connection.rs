@@ -7,7 +7,7 @@ use super::http2::{self as lazy_http2, LazyConnection};
 use super::limits::{ConnectionLimits, Limit};
 use super::meters::ConnectionMeters;
 use super::stream::{GuardedStream, Protocol, Resettable};
-use crate::body::MemoryBudget;
+use crate::memory_budget::MemoryBudget;
 use crate::respond::Reply;
 use crate::tls::Tls;
 use bytes::Bytes;

@@ -5,7 +5,7 @@ use super::activity::Activity;
 use super::limits::ConnectionLimits;
 use super::meters::ConnectionMeters;
 use super::stream::{GuardedStream, Resettable};
-use crate::body::MemoryBudget;
+use crate::memory_budget::MemoryBudget;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;

@@ -10,6 +10,9 @@ const BUSY_CONNECTIONS: &str = "http_busy_connections";
 /// Counter by `listener` and `reason`: connections that a limit has closed.
 const CLOSED: &str = "http_connections_closed_total";
 
+/// The names of the metrics of connections, which every program exports.
+pub const CONNECTION_METRICS: [&str; 3] = [CONNECTIONS, BUSY_CONNECTIONS, CLOSED];
+
 /// The metrics of one listener. Each handle is looked up once, because a look-up hashes the name and the labels.
 #[derive(Debug)]
 pub(super) struct ConnectionMeters {

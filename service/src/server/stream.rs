@@ -7,7 +7,8 @@ use super::frames::{Frames, PREFACE};
 use super::framing::{Framing, RefusedFraming};
 use super::limits::{ConnectionLimits, Limit};
 use super::opening::{Opening, Repeated, Written};
-use crate::body::{MemoryBudget, Reservation};
+use super::refusal;
+use crate::memory_budget::{MemoryBudget, Reservation};
 use bytes::Bytes;
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -467,6 +468,14 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> AsyncWrite for GuardedStrea
                 Written::All => self.repeated = None,
             }
         }
+        match if self.is_http1 { refusal::find(bytes) } else { None } {
+            None => {}
+            Some((0, status)) => {
+                self.unsent = refusal::answer(status);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            Some((before, _)) => bytes = &bytes[..before],
+        }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let (Some(repeated), Poll::Ready(Ok(count))) = (&mut self.repeated, &written) {
             repeated.sent(*count);
@@ -479,7 +488,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> AsyncWrite for GuardedStrea
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        if self.repeated.is_some() {
+        if self.repeated.is_some() || pieces.iter().any(|piece| refusal::find(piece).is_some()) {
             let first = pieces.iter().find(|piece| !piece.is_empty());
             return self.poll_write(context, first.map_or(&[], |piece| &**piece));
         }
