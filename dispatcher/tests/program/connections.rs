@@ -619,7 +619,7 @@ async fn connections_are_counted_by_listener_and_by_the_limit_that_closes_them()
     let gate = Arc::new(Semaphore::new(0));
     let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
     let flags = ["--admin-listen=127.0.0.1:0", "--max-connections-per-peer=3", "--deadline=60s"];
-    let times = ["--header-timeout=200ms", "--idle-timeout=1s", "--write-timeout=200ms"];
+    let times = ["--header-timeout=1s", "--idle-timeout=1s", "--write-timeout=200ms"];
     let mut dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[&flags[..], &times].concat()).await;
     let line = dispatcher.program.next_line().await;
     let admin = line.strip_prefix("admin paths on http://").expect("the line has the address of the admin paths");

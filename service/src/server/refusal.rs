@@ -38,7 +38,10 @@ pub(super) fn answer(status: StatusCode) -> Vec<u8> {
             "the head of the request has over 100 headers or over --max-header-bytes; send fewer or shorter ones";
         RequestError::new(Code::TooLarge, advice)
     } else {
-        RequestError::new(Code::BadRequest, "the head of the request is malformed; send HTTP/1.1 as RFC 9112 has it")
+        RequestError::new(
+            Code::BadRequest,
+            "the head of the request is malformed (RFC 9112, section 3); check its request line and headers",
+        )
     };
     let request_id = TraceContext::from_headers(&HeaderMap::new()).request_id();
     let body: Bytes = respond::error(&error, &request_id).into_body().into_inner().unwrap_or_default();
