@@ -16,6 +16,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// The `SETTINGS` frame that hyper sends on each connection of `http2`.
+///
+/// # Panics
+/// If hyper waits for the client before it sends its settings, or if it is called outside a tokio runtime.
 pub(super) fn settings(http2: &http2::Builder<TokioExecutor>) -> Bytes {
     let (mut client, server) = tokio::io::duplex(1 << 10);
     let service = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
