@@ -22,8 +22,9 @@ use std::time::Duration;
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:5052/predict"
 )]
 pub struct Args {
-    /// Address to serve on, which the program prints; port 0 picks a free port
-    #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:5052")]
+    /// Address to serve on, which the program prints; port 0 picks a free port. [::] takes IPv6 and IPv4, and becomes
+    /// 0.0.0.0 on a machine without IPv6
+    #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:5052")]
     pub listen: SocketAddr,
     /// Source of the replicas' addresses: static:HOST:PORT,…, file:PATH (one host:port per line), dns:NAME:PORT or
     /// kubernetes:NAMESPACE/SERVICE[:PORTNAME]
@@ -34,7 +35,8 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_length: u32,
     /// Largest number of bytes that all requests may hold together, whether they arrive, wait or are at a replica:
-    /// bodies, kept headers, and 2 KiB for each request
+    /// bodies, kept headers, and 2 KiB for each request. Half of them are divided between the tenants of --token-file
+    /// by their shares, so that no tenant can take all
     #[arg(long, env = "ROUNDHOUSE_QUEUE_BYTES", default_value_t = 256 << 20)]
     pub queue_bytes: u64,
     /// Order in which waiting requests are sent to replicas
@@ -101,6 +103,8 @@ pub struct Config {
     pub objective: Duration,
     /// The largest number of bytes that all requests may hold together.
     pub queue_bytes: usize,
+    /// The part of these bytes that is divided between the tenants, so that each has bytes that no other can take.
+    pub tenant_bytes: usize,
     /// Address of the admin paths; `None` if [`Config::listen`] serves them.
     pub admin_listen: Option<SocketAddr>,
     /// Files with the certificate chain and its private key; `None` without TLS.
@@ -130,8 +134,9 @@ impl TryFrom<Args> for Config {
         let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
         let connection_limits = ConnectionLimits { max_chunk_bytes: max_body_bytes, ..args.connection_limits };
         let header_bytes = u64::from(connection_limits.max_header_bytes);
+        let largest_request = max_body_bytes.saturating_add(header_bytes + REQUEST_BYTES as u64);
         anyhow::ensure!(
-            max_body_bytes.saturating_add(header_bytes + REQUEST_BYTES as u64) <= args.queue_bytes,
+            largest_request <= args.queue_bytes,
             "--max-body-bytes ({max_body_bytes}), --max-header-bytes ({header_bytes}) and {REQUEST_BYTES} bytes for the \
              task of a request must not exceed --queue-bytes ({}) together, or the queue could not hold the largest \
              request",
@@ -155,6 +160,8 @@ impl TryFrom<Args> for Config {
             },
             objective: args.objective,
             queue_bytes: args.queue_bytes as usize,
+            // What is left holds the largest request of any tenant.
+            tenant_bytes: (args.queue_bytes / 2).min(args.queue_bytes - largest_request) as usize,
             admin_listen: args.admin_listen,
             tls: args.tls_certificate.zip(args.tls_key),
             token_file: args.token_file,

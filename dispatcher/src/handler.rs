@@ -21,6 +21,7 @@ use hyper::{Method, Request, StatusCode};
 use service::body::{BodyLimits, Upload};
 use service::coding;
 use service::headers::{deep_copy, text};
+use service::memory_budget::MemoryBudget;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::trace::{ServerSpan, TraceContext};
@@ -43,6 +44,8 @@ pub struct Handler {
     pub tokens: Option<Tokens>,
     /// Limits of one body.
     pub body_limits: BodyLimits,
+    /// The memory that all requests share.
+    pub memory_budget: MemoryBudget,
     /// Limits of one request, such as its longest time.
     pub request_limits: RequestLimits,
     /// The metrics of requests: their outcomes and durations.
@@ -63,13 +66,14 @@ impl Handler {
             let account = self.tokens.as_ref().map(|tokens| tokens.account(&head.headers)).transpose();
             let counted = account.as_ref().ok().cloned().flatten();
             let checked = account.and_then(|account| self.check(&head, account.as_deref(), arrived));
+            let memory_budget = counted.as_ref().map_or(&self.memory_budget, |account| &account.memory_budget).clone();
             let logged = self.log.is_on().then(|| {
                 let span = self.log.begin_span(&mut trace);
                 LoggedRequest::new(path, arrived, trace.clone(), span).into()
             });
             let upload = Upload::new(&head.headers, body);
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
-            let received = self.clone().receive(trace, checked, upload, arrived).boxed();
+            let received = self.clone().receive(trace, checked, upload, memory_budget, arrived).boxed();
             self.clone().predict(received, counted, uses_protocol, logged).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
@@ -163,12 +167,14 @@ impl Handler {
     }
 
     /// Reads the body of a request. If the head is not valid, the body is discarded. The request is accepted, and its
-    /// time begins, when the whole body has arrived: a slow network is not a slow service.
+    /// time begins, when the whole body has arrived: a slow network is not a slow service. The body counts towards
+    /// `memory_budget`.
     async fn receive(
         self: Arc<Self>,
         trace: TraceContext,
         checked: Result<CheckedHead, RequestError>,
         upload: Upload,
+        memory_budget: MemoryBudget,
         arrived: Instant,
     ) -> Received {
         let CheckedHead { tenant, content_type, endpoint, budget } = match checked {
@@ -179,7 +185,7 @@ impl Handler {
             }
         };
         let kept = content_type.as_ref().map_or(0, HeaderValue::len) + endpoint.kept_bytes();
-        match upload.read(&self.body_limits, kept + trace.header_bytes(), None).await {
+        match upload.read(&self.body_limits, &memory_budget, kept + trace.header_bytes(), None).await {
             Ok(body) => {
                 let accepted = Instant::now();
                 self.meters.upload.record(accepted - arrived);

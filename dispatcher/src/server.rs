@@ -8,11 +8,11 @@ use crate::inference_protocol::InferenceProtocol;
 use crate::meters::RequestMeters;
 use crate::request_log::RequestLog;
 use crate::spans::SpanExport;
-use crate::token::Tokens;
+use crate::token::{TenantMemory, Tokens};
 use crate::{metrics, worker};
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
-use service::body::MemoryBudget;
+use service::memory_budget::MemoryBudget;
 use service::readiness::Readiness;
 use service::server::ConnectionLimits;
 use service::tls::Tls;
@@ -46,7 +46,9 @@ pub fn run(config: Config, recorder: PrometheusHandle) -> Result<()> {
 async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<RequestLog>, Option<WorkerGuard>)> {
     metrics::describe();
     let tls = config.tls.map(|(certificate, key)| Tls::open(certificate, key)).transpose()?;
-    let tokens = config.token_file.map(open_tokens).transpose()?;
+    let memory_budget = MemoryBudget::new(config.queue_bytes);
+    let tenant_memory = TenantMemory { budget: memory_budget.clone(), bytes: config.tenant_bytes };
+    let tokens = config.token_file.map(|path| open_tokens(path, tenant_memory)).transpose()?;
     let announcement = if tls.is_some() { "listening on https://" } else { "listening on http://" };
     let listener = server::listen_as(announcement, config.listen).await?;
     let admin_listener = match config.admin_listen {
@@ -76,7 +78,8 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<Reques
         admin,
         inference_protocol,
         tokens,
-        body_limits: config.request_limits.body(MemoryBudget::new(config.queue_bytes), readiness.clone()),
+        body_limits: config.request_limits.body(readiness.clone()),
+        memory_budget,
         request_limits: config.request_limits,
         meters: RequestMeters::new(config.objective),
     });
@@ -86,9 +89,9 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<Reques
 }
 
 /// Reads the tokens. The error names the flag and the file.
-fn open_tokens(path: PathBuf) -> Result<Tokens> {
+fn open_tokens(path: PathBuf, memory: TenantMemory) -> Result<Tokens> {
     let flag = format!("--token-file {}", path.display());
-    Tokens::open(path).context(flag)
+    Tokens::open(path, memory).context(flag)
 }
 
 /// Serves the admin paths on an address of their own until the process ends, so that the metrics can be read while the
@@ -98,5 +101,5 @@ async fn serve_admin_paths(listener: TcpListener, limits: ConnectionLimits, admi
         let admin = admin.clone();
         async move { admin.handle(&request).await }
     };
-    server::serve_within(listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
+    server::serve_within("admin", listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
 }

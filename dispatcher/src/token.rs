@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use service::file_watcher;
+use service::memory_budget::MemoryBudget;
 use service::wire::{Code, RequestError};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -29,8 +30,19 @@ pub struct Account {
     pub tenant: Tenant,
     /// Counts the tenant's requests by outcome.
     pub meters: TenantMeters,
+    /// The memory that the tenant's requests may take.
+    pub memory_budget: MemoryBudget,
     rate: Option<f64>,
     limit: Option<Arc<RateLimit>>,
+}
+
+/// The memory that the requests of all tenants share, and its part that is divided between them.
+#[derive(Debug, Clone)]
+pub struct TenantMemory {
+    /// The memory of all tenants.
+    pub budget: MemoryBudget,
+    /// The number of its bytes that are divided between the tenants by their shares.
+    pub bytes: usize,
 }
 
 /// A token, and the account of its tenant.
@@ -59,21 +71,22 @@ pub enum Error {
 }
 
 impl Tokens {
-    /// Reads the tokens from the file `path`, and reads them again whenever the file changes.
+    /// Reads the tokens from the file `path`, and reads them again whenever the file changes. Divides a part of `memory`
+    /// between their tenants.
     ///
     /// # Errors
     /// If the file cannot be read, is malformed or holds no token.
     ///
     /// # Panics
     /// If there is no tokio runtime.
-    pub fn open(path: PathBuf) -> Result<Self, Error> {
+    pub fn open(path: PathBuf, memory: TenantMemory) -> Result<Self, Error> {
         let paths = [path];
         let contents = file_watcher::contents(&paths)?;
-        let table = TokenTable::new(token_file::parse(&contents[0])?, None);
+        let table = TokenTable::new(token_file::parse(&contents[0])?, &memory, None);
         let current = Arc::new(ArcSwap::from_pointee(table));
         let tokens = Self { current: current.clone() };
         tokio::spawn(file_watcher::follow(paths, contents, move |[content]| {
-            let table = TokenTable::new(token_file::parse(content)?, Some(&current.load()));
+            let table = TokenTable::new(token_file::parse(content)?, &memory, Some(&current.load()));
             current.store(Arc::new(table));
             Ok::<_, Error>(())
         }));
@@ -117,8 +130,8 @@ impl Account {
 
 impl TokenTable {
     /// The table of the tokens in `lines`. A tenant that `previous` has, too, keeps its number, and also the state of its
-    /// rate limit if the rate is the same.
-    fn new(lines: Vec<TokenLine>, previous: Option<&Self>) -> Self {
+    /// rate limit if the rate is the same. Divides the part of `memory` anew.
+    fn new(lines: Vec<TokenLine>, memory: &TenantMemory, previous: Option<&Self>) -> Self {
         let mut table = Self {
             by_hash: HashMap::new(),
             hasher: RandomState::new(),
@@ -138,12 +151,30 @@ impl TokenTable {
                 );
                 let kept = before.filter(|before| before.rate == rate).and_then(|before| before.limit.clone());
                 let limit = kept.or_else(|| rate.map(|rate| Arc::new(RateLimit::new(rate, Instant::now()))));
-                Arc::new(Account { tenant: Tenant { id, share }, meters: TenantMeters::new(name), rate, limit })
+                let memory_budget =
+                    before.map_or_else(|| memory.budget.for_tenant(), |before| before.memory_budget.clone());
+                let tenant = Tenant { id, share };
+                Arc::new(Account { tenant, meters: TenantMeters::new(name), memory_budget, rate, limit })
             });
             let hash = table.hasher.hash_one(&token[..]);
             table.by_hash.entry(hash).or_default().push((token, account.clone()));
         }
+        table.divide(memory, previous);
         table
+    }
+
+    /// Gives each tenant its part of `memory`, and those of `previous` that are gone none.
+    fn divide(&self, memory: &TenantMemory, previous: Option<&Self>) {
+        for (name, account) in previous.iter().flat_map(|previous| &previous.by_name) {
+            if !self.by_name.contains_key(name) {
+                account.memory_budget.set_own_part(0);
+            }
+        }
+        let shares: u64 = self.by_name.values().map(|account| u64::from(account.tenant.share)).sum();
+        for account in self.by_name.values() {
+            let bytes = memory.bytes as u64 * u64::from(account.tenant.share) / shares;
+            account.memory_budget.set_own_part(bytes as usize);
+        }
     }
 
     /// The account of the token `given`; `None` if there is no such token.
@@ -158,15 +189,19 @@ mod tests {
     use super::*;
     use hyper::header::HeaderValue;
 
+    fn memory() -> TenantMemory {
+        TenantMemory { budget: MemoryBudget::new(2000), bytes: 1000 }
+    }
+
     fn table(text: &str, previous: Option<&TokenTable>) -> TokenTable {
-        TokenTable::new(token_file::parse(text.as_bytes()).expect("the file is valid"), previous)
+        TokenTable::new(token_file::parse(text.as_bytes()).expect("the file is valid"), &memory(), previous)
     }
 
     #[tokio::test]
     async fn only_a_whole_token_is_accepted() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         std::fs::write(&file, "s3cret\nother name=x\n").expect("the temporary folder is writable");
-        let tokens = Tokens::open(file.path().to_owned()).expect("the token file is valid");
+        let tokens = Tokens::open(file.path().to_owned(), memory()).expect("the token file is valid");
         for (value, is_accepted) in [
             (None, false),
             (Some("Bearer s3cret"), true),
@@ -214,5 +249,24 @@ mod tests {
         assert_eq!((changed.tenant.id, changed.tenant.share), (x.tenant.id, 7));
         assert!(changed.check_rate(now).is_ok(), "another rate begins anew");
         assert_ne!(find(&third, "e").expect("a token").tenant.id, y.tenant.id, "no number is used twice");
+    }
+
+    #[test]
+    fn the_tenants_of_the_present_file_divide_the_memory_by_their_shares() {
+        let memory = memory();
+        let table = |text: &str, previous: Option<&TokenTable>| {
+            TokenTable::new(token_file::parse(text.as_bytes()).expect("the file is valid"), &memory, previous)
+        };
+        let left = |table: &TokenTable| {
+            let mut left: Vec<_> =
+                table.by_name.iter().map(|(name, account)| (name.clone(), account.memory_budget.left())).collect();
+            left.sort();
+            left
+        };
+        let first = table("a name=x share=3\nb name=x share=3\nc name=y", None);
+        assert_eq!(left(&first), [("x".to_owned(), 1000 + 750), ("y".to_owned(), 1000 + 250)]);
+        let second = table("c name=y\nd name=z", Some(&first));
+        assert_eq!(left(&second), [("y".to_owned(), 1000 + 500), ("z".to_owned(), 1000 + 500)]);
+        assert_eq!(memory.budget.left(), 1000);
     }
 }

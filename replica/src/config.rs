@@ -24,8 +24,9 @@ use std::time::Duration;
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]
 pub struct Args {
-    /// Address to serve on; port 0 selects a free port; the address is printed to standard output
-    #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "0.0.0.0:6000")]
+    /// Address to serve on; port 0 selects a free port; the address is printed to standard output. [::] takes IPv6 and
+    /// IPv4, and becomes 0.0.0.0 on a machine without IPv6
+    #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:6000")]
     pub listen: SocketAddr,
     /// File of weights with torchvision's names, .safetensors or .pth; by default the bundled model
     #[arg(long, env = "ROUNDHOUSE_WEIGHTS")]

@@ -16,6 +16,7 @@ use service::admin::Admin;
 use service::body::{BodyIsRead, BodyLimits, Chunks, Upload};
 use service::coding;
 use service::headers::text;
+use service::memory_budget::MemoryBudget;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::slot_channel::PATH;
@@ -39,6 +40,8 @@ pub struct ReplicaHandler {
     pub admin: Admin,
     /// The limits of one body, and of the memory of all bodies together.
     pub body_limits: BodyLimits,
+    /// The memory that all requests share.
+    pub memory_budget: MemoryBudget,
     /// The limits of one request. Only its time limit is used here.
     pub request_limits: RequestLimits,
     /// The served model. Empty until the model is loaded.
@@ -111,7 +114,7 @@ impl ReplicaHandler {
         received: Instant,
     ) -> Result<(Admitted<'a>, Chunks), (RequestError, Option<BodyIsRead>)> {
         match self.admit(head, client, received) {
-            Ok(admitted) => match upload.read(&self.body_limits, 0, admitted.deadline).await {
+            Ok(admitted) => match upload.read(&self.body_limits, &self.memory_budget, 0, admitted.deadline).await {
                 Ok(body) => Ok((admitted, body)),
                 Err(fault) => Err((fault, None)),
             },

@@ -154,7 +154,7 @@ async fn infer(
             return Ok(with_mark(inference_error(&fault), mark));
         }
     };
-    let body = upload.read(&handler.body_limits, 0, deadline).await?;
+    let body = upload.read(&handler.body_limits, &handler.memory_budget, 0, deadline).await?;
     let deadline = handler.deadline_after_upload(deadline);
     let work = handler.work.begin();
     let computed = compute(handler, body, json_length, slots, deadline, &work).await;

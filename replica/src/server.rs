@@ -13,7 +13,8 @@ use crate::work::WorkMeter;
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::admin::Admin;
-use service::body::{MemoryBudget, REQUEST_BYTES};
+use service::body::REQUEST_BYTES;
+use service::memory_budget::MemoryBudget;
 use service::readiness::{Latch, Readiness};
 use service::{server, telemetry};
 use slots::Slots;
@@ -52,7 +53,8 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
         work: WorkMeter::default(),
         capacity,
         admin: Admin { metrics: prometheus, readiness: readiness.clone(), capacity: Some(capacity) },
-        body_limits: config.request_limits.body(MemoryBudget::new(body_memory), readiness.clone()),
+        body_limits: config.request_limits.body(readiness.clone()),
+        memory_budget: MemoryBudget::new(body_memory),
         request_limits: config.request_limits,
         model,
         name: config.name,

@@ -1,6 +1,7 @@
 //! Reads a request's body within three limits: the size of the body, the time in which it must arrive, and the memory
 //! that all requests share. Knows nothing of the body's format.
 
+use crate::memory_budget::{MemoryBudget, Reservation};
 use crate::readiness::Readiness;
 use crate::server::RefusedFraming;
 use crate::wire::{Code, RequestError};
@@ -10,7 +11,6 @@ use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,6 @@ pub struct BodyLimits {
     pub max_bytes: usize,
     /// The time in which the whole body must arrive. It counts from the call of [`Upload::read`], after the headers.
     pub timeout: Duration,
-    /// The memory that all requests share.
-    pub memory_budget: MemoryBudget,
     /// Tells whether the process still accepts connections. If not, it waits for no silent client.
     pub readiness: Readiness,
 }
@@ -44,68 +42,6 @@ const DRAINING_SILENCE: Duration = Duration::from_secs(1);
 /// Pieces of a body that have fewer bytes are copied. Otherwise each short piece would keep in memory the whole buffer
 /// that it was read into.
 const COPY_BELOW: usize = 4 << 10;
-
-/// The bytes that the requests of this process may hold together: bodies, kept headers and tasks.
-#[derive(Debug, Clone)]
-pub struct MemoryBudget {
-    left: Arc<AtomicUsize>,
-}
-
-impl MemoryBudget {
-    /// A budget of `bytes`. Its clones share these bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)) }
-    }
-
-    /// Takes `bytes` from the budget and returns true. Returns false if fewer are left.
-    fn take(&self, bytes: usize) -> bool {
-        let less = |left: usize| left.checked_sub(bytes);
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
-    }
-}
-
-/// Bytes that are taken from a [`MemoryBudget`] until this value is dropped.
-#[derive(Debug)]
-pub struct Reservation {
-    budget: MemoryBudget,
-    bytes: usize,
-}
-
-impl Reservation {
-    /// A reservation of no bytes of `budget`.
-    pub fn empty(budget: MemoryBudget) -> Self {
-        Self { budget, bytes: 0 }
-    }
-
-    /// Takes `more` bytes and returns true. Returns false and changes nothing if fewer are left.
-    pub fn grow(&mut self, more: usize) -> bool {
-        let has_room = self.budget.take(more);
-        if has_room {
-            self.bytes += more;
-        }
-        has_room
-    }
-
-    /// Takes or returns bytes, so that `bytes` are reserved, and returns true. Returns false and changes nothing if too
-    /// few are left.
-    pub fn resize(&mut self, bytes: usize) -> bool {
-        match bytes.checked_sub(self.bytes) {
-            Some(0) => true,
-            Some(more) => self.grow(more),
-            None => {
-                self.budget.left.fetch_add(self.bytes - bytes, Ordering::Relaxed);
-                self.bytes = bytes;
-                true
-            }
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
-    }
-}
 
 /// A whole body, in the pieces in which it arrived. Its bytes count towards its [`MemoryBudget`] until it is dropped.
 #[derive(Debug)]
@@ -195,7 +131,7 @@ impl Upload {
     }
 
     /// Reads a whole body. Never buffers more bytes than the limits allow, even if the body is too large. Besides the
-    /// body, [`REQUEST_BYTES`] and `header_bytes` count towards the memory budget, until the body is dropped.
+    /// body, [`REQUEST_BYTES`] and `header_bytes` count towards `memory_budget`, until the body is dropped.
     ///
     /// # Errors
     /// If the body is larger than its limit (413), all requests together would exceed the memory budget (503), the body
@@ -203,6 +139,7 @@ impl Upload {
     pub async fn read(
         mut self,
         limits: &BodyLimits,
+        memory_budget: &MemoryBudget,
         header_bytes: usize,
         deadline: Option<Instant>,
     ) -> Result<Chunks, RequestError> {
@@ -211,7 +148,7 @@ impl Upload {
         let end = deadline.map_or(latest, |deadline| deadline.min(latest));
         let received = AtomicUsize::new(0);
         let read = {
-            let mut collecting = std::pin::pin!(self.collect(limits, header_bytes, &received));
+            let mut collecting = std::pin::pin!(self.collect(limits, memory_budget, header_bytes, &received));
             let next_check = |now: Instant| (now + DRAINING_SILENCE).min(end).into();
             let mut check = std::pin::pin!(tokio::time::sleep_until(next_check(started)));
             let mut received_before = 0;
@@ -246,10 +183,11 @@ impl Upload {
     async fn collect(
         &mut self,
         limits: &BodyLimits,
+        memory_budget: &MemoryBudget,
         header_bytes: usize,
         received: &AtomicUsize,
     ) -> Result<Chunks, RequestError> {
-        let mut chunks = Chunks::new(limits.memory_budget.clone());
+        let mut chunks = Chunks::new(memory_budget.clone());
         let mut gathered = BytesMut::new();
         let no_memory = || {
             let message = "other requests use all memory that is allowed for requests; retry in 1 s";
@@ -392,18 +330,6 @@ mod tests {
         drop(first);
         assert!(second.push(vec![0; 8].into(), &mut BytesMut::new()));
         drop(second);
-        assert_eq!(memory_budget.left.load(Ordering::Relaxed), 10);
-    }
-
-    #[test]
-    fn a_reservation_takes_and_returns_only_the_difference() {
-        let budget = MemoryBudget::new(10);
-        let mut reservation = Reservation::empty(budget.clone());
-        for (bytes, has_room, left) in [(4, true, 6), (4, true, 6), (11, false, 6), (10, true, 0), (3, true, 7)] {
-            assert_eq!(reservation.resize(bytes), has_room, "{bytes}");
-            assert_eq!(budget.left.load(Ordering::Relaxed), left, "{bytes}");
-        }
-        drop(reservation);
-        assert_eq!(budget.left.load(Ordering::Relaxed), 10);
+        assert_eq!(memory_budget.left(), 10);
     }
 }

@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod fetch;
 pub mod file_watcher;
 pub mod headers;
+pub mod memory_budget;
 pub mod options;
 pub mod readiness;
 pub mod respond;

@@ -1,6 +1,6 @@
 //! Flags that several programs share, so that each flag has one description.
 
-use crate::body::{BodyLimits, MemoryBudget};
+use crate::body::BodyLimits;
 use crate::readiness::Readiness;
 use clap::Args;
 use std::time::Duration;
@@ -38,9 +38,9 @@ pub struct RequestLimits {
 }
 
 impl RequestLimits {
-    /// The limits of one body, which counts towards `memory_budget`. `readiness` tells whether the process drains.
-    pub fn body(&self, memory_budget: MemoryBudget, readiness: Readiness) -> BodyLimits {
-        BodyLimits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, memory_budget, readiness }
+    /// The limits of one body. `readiness` tells whether the process drains.
+    pub fn body(&self, readiness: Readiness) -> BodyLimits {
+        BodyLimits { max_bytes: self.max_body_bytes as usize, timeout: self.body_timeout, readiness }
     }
 
     /// The time for one request. `requested` is the timeout that the client sent. The result is never longer than

@@ -6,15 +6,21 @@ mod answer;
 mod connection;
 #[cfg(test)]
 mod differential;
+mod frames;
 mod framing;
+mod http2;
 mod limits;
 mod listener;
+mod meters;
+mod opening;
 mod peers;
+mod refusal;
 mod stream;
 
 pub use framing::RefusedFraming;
 pub use limits::ConnectionLimits;
 pub use listener::{listen, listen_as};
+pub use meters::CONNECTION_METRICS;
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
@@ -23,6 +29,8 @@ use crate::{descriptors, shutdown};
 use connection::ConnectionHandler;
 use hyper::body::Incoming;
 use hyper::{Request, Version};
+use limits::Limit;
+use meters::ConnectionMeters;
 use peers::Peers;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -84,7 +92,7 @@ pub async fn run<H, F>(
             reply
         }
     };
-    serve_within(listener, tls, limits, handle, stop, drain.grace).await;
+    serve_within("main", listener, tls, limits, handle, stop, drain.grace).await;
 }
 
 /// Serves like [`serve_within`], with the default limits.
@@ -98,15 +106,16 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    serve_within(listener, tls, ConnectionLimits::default(), handle, stop, grace).await;
+    serve_within("main", listener, tls, ConnectionLimits::default(), handle, stop, grace).await;
 }
 
 /// Serves until `stop` resolves, and then lets accepted requests finish within `grace`. Connections beyond
-/// [`descriptors::for_connections`] wait in the kernel's backlog.
+/// [`descriptors::for_connections`] wait in the kernel's backlog. `name` is the label `listener` of the metrics.
 ///
 /// # Cancel safety
 /// Dropping the future drops the listener. Connections in progress are served until the runtime ends.
 pub async fn serve_within<H, F>(
+    name: &'static str,
     listener: TcpListener,
     tls: Option<Tls>,
     limits: ConnectionLimits,
@@ -117,9 +126,11 @@ pub async fn serve_within<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
+    let meters = Arc::new(ConnectionMeters::new(name));
     let server = HttpServer {
         peers: limits.max_connections_per_peer.map(|limit| Arc::new(Peers::new(limit))),
-        connections: ConnectionHandler::new(tls, limits),
+        connections: ConnectionHandler::new(tls, limits, meters.clone()),
+        meters,
         handle,
         stop: watch::Sender::new(false),
     };
@@ -132,6 +143,7 @@ pub async fn serve_within<H, F>(
 /// The state that all connections of a listener share.
 struct HttpServer<H> {
     connections: ConnectionHandler,
+    meters: Arc<ConnectionMeters>,
     /// The connections of each client; `None` if their number is not limited.
     peers: Option<Arc<Peers>>,
     handle: H,
@@ -192,7 +204,10 @@ where
             None => None,
             Some(peers) => match peers.connect(peer.ip()) {
                 Some(counted) => Some(counted),
-                None => return tracing::debug!(%peer, "too many connections (--max-connections-per-peer)"),
+                None => {
+                    self.meters.count_closed(Limit::PerPeer);
+                    return tracing::debug!(%peer, "too many connections (--max-connections-per-peer)");
+                }
             },
         };
         let (connections, handle, stop) = (self.connections.clone(), self.handle.clone(), self.stop.subscribe());

@@ -104,7 +104,8 @@ mod tests {
     use crate::request::InferEndpoint;
     use hyper::HeaderMap;
     use hyper::header::HeaderValue;
-    use service::body::{Chunks, MemoryBudget};
+    use service::body::Chunks;
+    use service::memory_budget::MemoryBudget;
     use service::trace::TraceContext;
     use std::time::Instant;
 

@@ -1,9 +1,9 @@
 //! Tests of the limits of connections: clients that fall silent, send heads without an end, or do not read their answers.
 
-use crate::process::{Program, RunningDispatcher, WAIT_LIMIT};
+use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, report_skipped, test_command};
 use crate::protocols::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame, handshake,
-    handshake_on,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame,
+    handshake, handshake_on,
 };
 use crate::steady::on_steady_machine;
 use crate::stub::{self, StubBehavior, StubReplica};
@@ -13,6 +13,7 @@ use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -426,5 +427,176 @@ async fn a_head_may_have_as_many_bytes_as_the_flag_says() {
             let response = sender.send_request(request).await.expect("the dispatcher answers");
             assert_eq!(response.status(), status, "{length} bytes on HTTP/2");
         }
+    }
+}
+
+/// Reads the next frame. Returns its kind, its flags and its payload.
+async fn next_frame(stream: &mut TcpStream) -> (u8, u8, Vec<u8>) {
+    let read = async {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await?;
+        Ok::<_, std::io::Error>((head[3], head[4], payload))
+    };
+    tokio::time::timeout(WAIT_LIMIT, read).await.expect("a frame arrives").expect("the connection is open")
+}
+
+/// The flag of a `SETTINGS` frame that acknowledges one of the other side.
+const ACK: u8 = 1;
+
+#[tokio::test]
+async fn an_http2_client_gets_each_settings_frame_once_before_and_after_its_first_request() {
+    let program = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error"], &[]).await;
+    let mut stream = program.connect().await;
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.expect("the connection is open");
+    // Some clients wait for these frames before their first request.
+    let mut before = [next_frame(&mut stream).await, next_frame(&mut stream).await];
+    before.sort();
+    assert_eq!(before.each_ref().map(|(kind, flags, _)| (*kind, *flags)), [(SETTINGS, 0), (SETTINGS, ACK)]);
+    let opened = [frame(SETTINGS, ACK, 0, &[]), frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9])].concat();
+    // A header block in three frames, the last of which comes later.
+    let (first, rest) = METRICS.split_at(5);
+    let block = [frame(HEADERS, END_STREAM, 1, first), frame(CONTINUATION, 0, 1, &[])].concat();
+    stream.write_all(&[opened, block].concat()).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let end = [frame(CONTINUATION, END_HEADERS, 1, rest), frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&end).await.expect("the connection is open");
+    let (mut acknowledgements, mut is_answered) = (0, false);
+    while acknowledgements < 2 || !is_answered {
+        let (kind, flags, payload) = next_frame(&mut stream).await;
+        assert!(kind != GOAWAY && (kind != SETTINGS || flags == ACK), "{kind} {payload:?}");
+        acknowledgements += u32::from(kind == SETTINGS);
+        is_answered |= kind == DATA && flags & END_STREAM != 0;
+    }
+    assert_eq!(acknowledgements, 2, "those of the first settings were sent before");
+    // A second request on the same connection, in one frame and then in pieces.
+    for (number, size) in [(3, 1000), (5, 1)] {
+        for piece in frame(HEADERS, END_HEADERS | END_STREAM, number, METRICS).chunks(size) {
+            stream.write_all(piece).await.expect("the connection is open");
+            tokio::task::yield_now().await;
+        }
+        while next_frame(&mut stream).await.0 != HEADERS {}
+    }
+}
+
+/// Waits until the metric `name` with these `labels` has the value `expected` at the address `admin`.
+async fn until_metric(admin: &str, name: &str, labels: &str, expected: f64) {
+    let (since, line) = (Instant::now(), format!("{name}{{{labels}}} {expected}"));
+    loop {
+        let answer = service::fetch::get(admin, "/metrics", WAIT_LIMIT).await.expect("the dispatcher answers");
+        let text = String::from_utf8_lossy(&answer.1).into_owned();
+        if text.lines().any(|found| found == line) {
+            return;
+        }
+        assert!(since.elapsed() < WAIT_LIMIT, "{line:?} is not in {text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_are_counted_by_listener_and_by_the_limit_that_closes_them() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let flags = ["--admin-listen=127.0.0.1:0", "--max-connections-per-peer=3", "--deadline=60s"];
+    let times = ["--header-timeout=1s", "--idle-timeout=1s", "--write-timeout=200ms"];
+    let mut dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[&flags[..], &times].concat()).await;
+    let line = dispatcher.program.next_line().await;
+    let admin = line.strip_prefix("admin paths on http://").expect("the line has the address of the admin paths");
+    let closed = "http_connections_closed_total";
+    let reasons = ["idle", "header_timeout", "write_timeout", "age", "per_peer", "head_memory"];
+    for listener in ["main", "admin"].map(|listener| format!("listener=\"{listener}\"")) {
+        for reason in reasons {
+            until_metric(admin, closed, &format!("{listener},reason=\"{reason}\""), 0.0).await;
+        }
+        // The connection that reads the metrics counts, too.
+        let own = if listener.contains("admin") { 1.0 } else { 0.0 };
+        until_metric(admin, "http_connections", &listener, own).await;
+        until_metric(admin, "http_busy_connections", &listener, own).await;
+    }
+    let main = "listener=\"main\"";
+    let until_closed = async |reason: &str| {
+        until_metric(admin, closed, &format!("{main},reason=\"{reason}\""), 1.0).await;
+        until_metric(admin, "http_connections", main, 0.0).await;
+    };
+    let address = &dispatcher.program.address;
+
+    let request = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nimage";
+    let busy = silent_client(address, None, "", request).await;
+    stub.until_calls(1).await;
+    let held = [silent_client(address, None, "", b"").await, silent_client(address, None, "", b"").await];
+    until_metric(admin, "http_connections", main, 3.0).await;
+    until_metric(admin, "http_busy_connections", main, 1.0).await;
+    let mut fourth = TcpStream::connect(address).await.expect("the dispatcher listens");
+    read_to_end(&mut fourth).await;
+    drop(held);
+    gate.add_permits(1);
+    until_metric(admin, "http_busy_connections", main, 0.0).await;
+    drop(busy);
+    until_closed("per_peer").await;
+
+    let silent = silent_client(address, None, "", b"").await;
+    until_closed("idle").await;
+    let head = silent_client(address, None, "", b"GET /livez HTTP/1.1\r\nHost:").await;
+    until_closed("header_timeout").await;
+    drop((silent, head));
+
+    let mut unread = connect_with_small_buffer(address).await;
+    let requests = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n";
+    let writing = async { while unread.write_all(requests).await.is_ok() {} };
+    tokio::time::timeout(WAIT_LIMIT, writing).await.expect("the dispatcher resets the connection");
+    until_closed("write_timeout").await;
+
+    let flags = ["--replicas=static:127.0.0.1:1", "--log=error", "--max-connection-age=300ms"];
+    let program = Program::start(&flags, &[]).await;
+    let mut old = program.connect().await;
+    livez(&mut old).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    livez(&mut old).await.expect("the connection is open");
+    read_to_end(&mut old).await;
+    until_metric(&program.address, closed, &format!("{main},reason=\"age\""), 1.0).await;
+}
+
+/// The dispatcher without `--listen`, in a network of its own, where its port is free.
+#[tokio::test]
+#[ignore = "the next test runs this one in a network of its own"]
+async fn a_program_with_its_default_address() {
+    let has_ipv6 = TcpSocket::new_v6().is_ok_and(|socket| socket.bind("[::1]:0".parse().expect("an address")).is_ok());
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_dispatcher"));
+    let child = command
+        .args(["--replicas=static:127.0.0.1:1", "--exit-with-parent"])
+        .env_remove("ROUNDHOUSE_LISTEN")
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let _child = child.expect("the dispatcher starts");
+    for (address, is_there) in [("127.0.0.1:5052", true), ("[::1]:5052", has_ipv6)] {
+        if !is_there {
+            report_skipped(&format!("{address}, because this network has no IPv6"));
+            continue;
+        }
+        let since = Instant::now();
+        while service::fetch::get(address, "/livez", WAIT_LIMIT).await.is_err() {
+            assert!(since.elapsed() < WAIT_LIMIT, "nothing listens at {address}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_default_address_takes_ipv4_and_ipv6() {
+    const UNSHARE: [&str; 3] = ["unshare", "--map-root-user", "--net"];
+    let up = "ip link set lo up";
+    let probe = tokio::process::Command::new(UNSHARE[0]).args(&UNSHARE[1..]).args(["sh", "-c", up]).output().await;
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return report_skipped("the default address: no network of its own can be made (unshare, ip)");
+    }
+    let without_ipv6 = format!("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 && {up}");
+    for preparation in [up, &without_ipv6] {
+        let name = "connections::a_program_with_its_default_address";
+        let output = test_command(name, preparation, &UNSHARE).output().await.expect("unshare exists");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{preparation}: {text}");
     }
 }

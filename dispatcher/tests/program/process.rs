@@ -30,6 +30,17 @@ pub(crate) fn command(flags: &[&str]) -> Command {
     command
 }
 
+/// A command that runs the ignored test `name` of this program after the shell command `preparation`. `wrapper` is a
+/// command that runs the shell; it may be empty.
+pub(crate) fn test_command(name: &str, preparation: &str, wrapper: &[&str]) -> Command {
+    let this = std::env::current_exe().expect("the test program has a path");
+    let script = format!("{preparation} && exec \"$0\" \"$@\"");
+    let whole = [wrapper, &["sh", "-c", &script]].concat();
+    let mut command = Command::new(whole[0]);
+    command.args(&whole[1..]).arg(this).args([name, "--exact", "--ignored", "--nocapture"]).kill_on_drop(true);
+    command
+}
+
 /// The running program. It is killed when this value is dropped.
 pub(crate) struct Program {
     pub(crate) child: Child,

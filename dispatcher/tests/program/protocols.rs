@@ -704,31 +704,87 @@ async fn requests_whose_end_is_ambiguous_are_refused() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_is_larger_than_the_largest_body_is_refused_at_once() {
+async fn a_head_that_cannot_be_read_is_refused_with_json() {
+    let program = Program::start(&["--replicas=static:127.0.0.1:1", "--log=error"], &[]).await;
+    let livez = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(20_000));
+    for (text, status, code) in [
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad_request"),
+        ("GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "bad_request"),
+        ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "bad_request"),
+        ("\0", 400, "bad_request"),
+        (&format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101)), 431, "too_large"),
+        (&long, 431, "too_large"),
+    ] {
+        for before in ["", livez] {
+            let answer = send_all_then_read(&program.address, format!("{before}{text}").as_bytes()).await;
+            let text = &text[..text.len().min(60)];
+            let (first, refusal) = answer.split_at(answer.rfind("HTTP/1.1 ").unwrap_or_default());
+            assert_eq!(first.starts_with("HTTP/1.1 200"), !before.is_empty(), "{text:?}: {answer}");
+            let (head, body) = refusal.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}: {answer}"));
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{text:?}: {answer}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{text:?}: {answer}");
+            let body: service::wire::ErrorBody = serde_json::from_str(body).expect("the body is JSON");
+            assert_eq!((body.success, &*body.code), (false, code), "{text:?}");
+            assert!(!body.request_id.is_empty(), "{text:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_size_of_a_chunk_that_is_too_large_or_malformed_is_refused_at_once() {
     let stub = StubReplica::start(StubBehavior::Prompt).await;
     let flags = ["--body-timeout=60s", "--deadline=60s"];
     let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
     let head = "POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let endless = |before: &str, byte: &str| format!("{before}{}", byte.repeat(20_000));
     for (body, status) in [
-        ("FFFFFFFFFFFFFFFF\r\nx", "413"),
-        ("7fffffffffffffff;name=value\r\nx", "413"),
-        ("FFFFFFFFFFFFFFFFF\r\nx", "413"),
         ("3\r\nabc\r\n1400001\r\nx", "413"),
+        ("fffffffffffffff\r\nx", "413"),
+        ("1400001 ;name=value", "413"),
+        // No length, whatever follows.
+        ("FFFFFFFFFFFFFFFF", "400"),
+        ("7fffffffffffffff;name=value\r\nx", "400"),
+        ("FFFFFFFFFFFFFFFFF\r\nx", "400"),
+        ("3\r\nabc\r\n0001000000000000000", "400"),
         ("3\r\nabcX", "400"),
         ("g\r\n", "400"),
+        ("1400001g\r\n", "400"),
         ("-1\r\n", "400"),
+        ("+5\r\nimage\r\n", "400"),
+        (" 5\r\nimage\r\n", "400"),
+        ("0x5\r\nimage\r\n", "400"),
+        ("5 5\r\nimage\r\n", "400"),
+        ("\r\nimage\r\n", "400"),
+        (";name=value\r\n", "400"),
         ("3\nabc", "400"),
+        ("5\rimage", "400"),
+        // Lines and trailers without an end.
+        (&*endless("", "0"), "400"),
+        (&*endless("5", " "), "400"),
+        (&*endless("5;name=", "x"), "400"),
+        (&*endless("0\r\nX: ", "y"), "400"),
+        (&*endless("0\r\n", "X: y\r\n"), "400"),
     ] {
         let since = Instant::now();
         let answer = answer_until(&dispatcher.program.address, format!("{head}{body}").as_bytes(), |answer| {
             answer.ends_with('}')
         })
         .await;
+        let body = &body[..body.len().min(40)];
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{body:?}: {answer}");
+        assert!(answer.contains("\"request_id\":"), "{body:?}: {answer}");
         // The limits of time are 60 s.
         assert!(since.elapsed() < Duration::from_secs(10), "{body:?}: {:?}", since.elapsed());
     }
     assert_eq!(stub.calls(), 0);
+    for body in ["0000000000000000005\r\nimage\r\n0\r\n\r\n", "5 \r\nimage\r\n000;a=b\r\nX: y\r\n\r\n"] {
+        let answer = answer_until(&dispatcher.program.address, format!("{head}{body}").as_bytes(), |answer| {
+            answer.ends_with('}')
+        })
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{body:?}: {answer}");
+    }
 }
 
 #[test]
@@ -900,6 +956,7 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use dispatcher::metrics::ALL;
 use dispatcher::outcome::Verdict;
 use hyper::StatusCode;
+use service::server::CONNECTION_METRICS;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -297,7 +298,8 @@ async fn every_exported_metric_has_a_help_text() {
     let exported = names("# TYPE ");
     assert!(exported.contains("dispatcher_retries_total") && exported.len() >= 12, "{exported:?}");
     assert_eq!(names("# HELP "), exported);
-    let described: BTreeSet<String> = ALL.iter().map(|metric| metric.name.to_owned()).collect();
+    let described: BTreeSet<String> =
+        ALL.iter().map(|metric| metric.name).chain(CONNECTION_METRICS).map(str::to_owned).collect();
     assert!(exported.is_subset(&described), "{exported:?}");
 }
 

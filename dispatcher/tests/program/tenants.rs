@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 /// The default of `--objective`.
@@ -159,5 +160,63 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
     gate.add_permits(9);
     for request in greedy {
         assert_eq!(request.await.expect("the task does not panic").status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_fills_the_memory_leaves_a_part_to_another() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let file = TokenFile::new("greedy\npolite\n");
+    let limits = ["--queue-bytes=100000", "--max-body-bytes=9000", "--max-header-bytes=1024"];
+    let token_file = file.flag();
+    let flags = [&limits[..], &["--body-timeout=60s", "--deadline=60s", &token_file]].concat();
+    let dispatcher = Arc::new(RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await);
+    let send = |token: &'static str, bytes: usize| {
+        let dispatcher = dispatcher.clone();
+        tokio::spawn(async move {
+            let authorization = format!("Bearer {token}");
+            dispatcher.post_body(&[("authorization", &authorization)], vec![0; bytes]).await
+        })
+    };
+    let send_now = async |token, bytes| send(token, bytes).await.expect("the task does not panic");
+    // One request is at the replica, others wait, and the rest of the memory is taken by slow uploads.
+    let mut held = vec![send("greedy", 8000)];
+    stub.until_calls(1).await;
+    for waiting in 1..4 {
+        held.push(send("greedy", 8000));
+        dispatcher.until_waiting(waiting).await;
+    }
+    let head = "POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer greedy\r\nContent-Length: 9000\r\n\r\n";
+    let (mut slow, mut refused) = (Vec::new(), 0);
+    for _ in 0..20 {
+        let mut stream = dispatcher.program.connect().await;
+        stream.write_all(&[head.as_bytes(), &[0; 8000]].concat()).await.expect("the connection is open");
+        // A short body is discarded for a second before the refusal, unless it ends.
+        let mut answer = [0; 12];
+        match tokio::time::timeout(Duration::from_millis(1500), stream.read_exact(&mut answer)).await {
+            Ok(_) => refused += 1,
+            Err(_) => slow.push(stream),
+        }
+        if refused == 2 {
+            break;
+        }
+    }
+    assert!(refused > 0 && slow.len() >= 2, "{refused} are refused, and {} arrive", slow.len());
+    assert_eq!(send_now("greedy", 8000).await.status_and_code(), (503, "queue_full"));
+    // Half of the memory is divided between the two tenants.
+    let polite = send("polite", 9000);
+    dispatcher.until_waiting(4).await;
+    assert_eq!(send_now("greedy", 8000).await.status_and_code(), (503, "queue_full"));
+    gate.add_permits(5);
+    for request in held.into_iter().chain([polite]) {
+        assert_eq!(request.await.expect("the task does not panic").status, 200);
+    }
+    drop(slow);
+    gate.add_permits(1);
+    let since = Instant::now();
+    while send_now("greedy", 9000).await.status != 200 {
+        assert!(since.elapsed() < Duration::from_secs(10), "the memory of the uploads is not free again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,21 +1,21 @@
 //! Tests of the memory and the processor time that the program uses. Only Linux tells them in files.
 
-use crate::process::{Program, RunningDispatcher, WAIT_LIMIT};
-use crate::protocols::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREDICT, PREFACE, SETTINGS, frame};
+use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, test_command};
+use crate::protocols::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREDICT, PREFACE, SETTINGS, frame,
+};
 use crate::stub::{self, StubBehavior, StubReplica};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 // The types of frames of HTTP/2 that no other test sends (RFC 9113, section 6).
 const RST_STREAM: u8 = 3;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
 
 impl Program {
     /// The processor time that the program has used, in seconds. It is the sum of the fields 14 and 15 of
@@ -101,27 +101,43 @@ async fn bytes_that_a_client_sends_ahead_stay_in_the_kernel() {
     assert_eq!(dispatcher.get("/status").await.json["queue_length"], CLIENTS as u64 - 1);
 }
 
-/// The variable that gives the program below the address of the dispatcher.
+/// The variables that give the program below the address of the dispatcher, and the protocol.
 const ADDRESS: &str = "ROUNDHOUSE_TEST_ADDRESS";
+const PROTOCOL: &str = "ROUNDHOUSE_TEST_PROTOCOL";
+
+/// The protocols over which the next test sends heads without an end.
+const PROTOCOLS: [&str; 2] = ["HTTP/1.1", "HTTP/2"];
+
+/// A header with a value of 3000 bytes in HPACK (RFC 7541): a literal with a new name, both without Huffman's code.
+fn long_header() -> Vec<u8> {
+    // The length 3000 is 127 in the first byte, and 2873 in groups of seven bits, the lowest first.
+    [&b"\x00\x04aaaa\x7f\xb9\x16"[..], &[b'b'; 3000]].concat()
+}
 
 /// The clients of the next test. They are a program of their own, because they need more open files than a test may
 /// have. Each sends a head, a kilobyte at a time, as long as the dispatcher takes it.
 #[tokio::test]
 #[ignore = "the next test runs this one as a program"]
 async fn clients_that_send_heads_without_an_end() {
-    let Ok(address) = std::env::var(ADDRESS) else { return };
+    let (Ok(address), Ok(protocol)) = (std::env::var(ADDRESS), std::env::var(PROTOCOL)) else { return };
+    let (first, line) = if protocol == PROTOCOLS[0] {
+        let line = format!("X-{}: {}\r\n", "a".repeat(20), "b".repeat(1000));
+        (b"GET / HTTP/1.1\r\n".to_vec(), line.into_bytes())
+    } else {
+        let first = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, 0, 1, PREDICT)].concat();
+        (first, frame(CONTINUATION, 0, 1, &long_header()))
+    };
     let mut streams = Vec::new();
     for _ in 0..5000 {
         let mut stream = TcpStream::connect(&address).await.expect("the dispatcher listens");
-        stream.write_all(b"GET / HTTP/1.1\r\n").await.expect("the connection is open");
+        stream.write_all(&first).await.expect("the connection is open");
         streams.push(Some(stream));
     }
     println!("\n{} clients", streams.len());
-    let line = format!("X-{}: {}\r\n", "a".repeat(20), "b".repeat(1000));
     for _ in 0..60 {
         for stream in &mut streams {
             let sent = match stream {
-                Some(open) => open.try_write(line.as_bytes()),
+                Some(open) => open.try_write(&line),
                 None => continue,
             };
             if sent.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
@@ -135,6 +151,12 @@ async fn clients_that_send_heads_without_an_end() {
 
 #[tokio::test]
 async fn heads_without_an_end_take_little_memory_and_others_are_served() {
+    for protocol in PROTOCOLS {
+        check_heads_without_an_end(protocol).await;
+    }
+}
+
+async fn check_heads_without_an_end(protocol: &str) {
     const MAX_GROWTH_KIB: u64 = 100 << 10;
     let stub = StubReplica::start(StubBehavior::Prompt).await;
     let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &[]).await;
@@ -142,14 +164,11 @@ async fn heads_without_an_end_take_little_memory_and_others_are_served() {
         assert_eq!(dispatcher.post(&[]).await.status, 200);
     }
     let before = dispatcher.program.kibibytes("VmRSS");
-    let this = std::env::current_exe().expect("the test program has a path");
     let name = "usage::clients_that_send_heads_without_an_end";
-    let script = "ulimit -n $(ulimit -H -n) && exec \"$0\" \"$@\"";
-    let mut clients = Command::new("sh")
-        .args(["-c", script, &this.display().to_string(), name, "--exact", "--ignored", "--nocapture"])
+    let mut clients = test_command(name, "ulimit -n $(ulimit -H -n)", &[])
         .env(ADDRESS, &dispatcher.program.address)
+        .env(PROTOCOL, protocol)
         .stdout(Stdio::null())
-        .kill_on_drop(true)
         .spawn()
         .expect("a shell exists");
     let ended = async { clients.wait().await.expect("it is a child") };
@@ -165,8 +184,8 @@ async fn heads_without_an_end_take_little_memory_and_others_are_served() {
     };
     assert!(status.success(), "the clients failed");
     let growth = dispatcher.program.kibibytes("VmHWM").saturating_sub(before);
-    println!("the resident memory grew by {growth} KiB, and the slowest answer to others took {slowest:?}");
-    assert!(growth <= MAX_GROWTH_KIB, "the resident memory grew by {growth} KiB");
+    println!("{protocol}: the resident memory grew by {growth} KiB; the slowest answer to others took {slowest:?}");
+    assert!(growth <= MAX_GROWTH_KIB, "{protocol}: the resident memory grew by {growth} KiB");
 }
 
 /// Sends the frames of `round(0)` to `round(count - 1)` as fast as the server takes them. Stops early if the server

@@ -4,6 +4,7 @@ use crate::replica::ReplicaProcess;
 use hyper::StatusCode;
 use replica::metrics::{self, MetricKind};
 use serde_json::json;
+use service::server::CONNECTION_METRICS;
 
 #[tokio::test]
 async fn a_ready_replica_has_all_metrics_and_the_metadata_of_its_model() {
@@ -21,6 +22,10 @@ async fn a_ready_replica_has_all_metrics_and_the_metadata_of_its_model() {
             assert!(text.lines().any(|found| found == line), "{line:?} is missing in:\n{text}");
         }
         assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample} has no value in:\n{text}");
+    }
+    for name in CONNECTION_METRICS {
+        let sample = format!("{name}{{listener=\"main\"");
+        assert!(text.lines().any(|line| line.starts_with(&sample)), "{sample:?} is missing in:\n{text}");
     }
     for stage in ["decode", "queue", "forward"] {
         let sample = format!("inference_stage_seconds_count{{stage=\"{stage}\"}} 0");

@@ -1,10 +1,12 @@
 //! What a connection does at present, and how long it may go on. The stream and the answers of a connection record what
-//! happens, and [`Activity::next_step`] says when the connection is ended and why. Does no I/O and reads no clock.
+//! happens, and [`Activity::next_step`] says when the connection is ended and why. Counts the connection in the metrics of
+//! its listener. Does no I/O.
 
-use super::limits::ConnectionLimits;
+use super::limits::{ConnectionLimits, Limit};
+use super::meters::ConnectionMeters;
 use crate::upgrade::Upgrade;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// While a server drains, this time replaces all longer limits for silence, so that no silent client delays the end of
@@ -19,6 +21,9 @@ struct Moment(AtomicU64);
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
+    meters: Arc<ConnectionMeters>,
+    /// The place in [`Limit::ALL`] of the limit that closes the connection, plus one; 0 if there is none.
+    limit: AtomicU8,
     /// The requests whose answers are not yet released. At the end of a request, hyper has taken its answer (HTTP/1.1)
     /// or has sent it (HTTP/2).
     requests: AtomicUsize,
@@ -87,8 +92,8 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// A step that the server takes when the client has used up a time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The connection ends, for the reason in the text. See [`Activity::abort`].
-    Abort(&'static str),
+    /// The connection ends, for the reason in the text, which may be a limit. See [`Activity::abort`].
+    Abort(&'static str, Option<Limit>),
     /// The connection is closed.
     Close,
     /// The connection closes once it has no request.
@@ -119,9 +124,12 @@ impl Moment {
 
 impl Activity {
     /// A connection that was opened at `started`.
-    pub(super) fn new(started: Instant) -> Self {
+    pub(super) fn new(started: Instant, meters: Arc<ConnectionMeters>) -> Self {
+        meters.open.increment(1.0);
         let activity = Self {
             started,
+            meters,
+            limit: AtomicU8::new(0),
             requests: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
@@ -152,7 +160,9 @@ impl Activity {
     /// Records that a request has arrived. `is_read` is true for every method but POST.
     pub(super) fn begin_request(&self, is_read: bool) {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.meters.busy.increment(1.0);
+        }
         self.reads.fetch_add(is_read.into(), Ordering::Relaxed);
     }
 
@@ -160,8 +170,14 @@ impl Activity {
     pub(super) fn end_request(&self, is_read: bool, now: Instant) {
         self.reads.fetch_sub(is_read.into(), Ordering::Relaxed);
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.meters.busy.decrement(1.0);
             self.quiet_since.set(self.since_start(now));
         }
+    }
+
+    /// Records that `limit` closes the connection.
+    pub(super) fn end_by(&self, limit: Limit) {
+        self.limit.store(limit as u8 + 1, Ordering::Relaxed);
     }
 
     /// Records that an answer of `bytes` is ready at `now`.
@@ -339,24 +355,23 @@ impl Activity {
             let taken_at = self.taken_at.get().unwrap_or_default();
             draining_since.map_or(latest, |draining| latest.min(since.max(draining).max(taken_at) + LAST_SILENCE))
         };
-        let blocked = self
-            .blocked_since
-            .get()
-            .map(|since| (untaken(since), Step::Abort("the client does not read its answers (--write-timeout)")));
-        let unsent = self
-            .unsent_since
-            .get()
-            .filter(|_| self.unsent.load(Ordering::Relaxed) > 0)
-            .map(|since| (untaken(since), Step::Abort("the client takes none of its answers (--write-timeout)")));
+        let by_write = Some(Limit::WriteTimeout);
+        let blocked = self.blocked_since.get().map(|since| {
+            (untaken(since), Step::Abort("the client does not read its answers (--write-timeout)", by_write))
+        });
+        let unsent = self.unsent_since.get().filter(|_| self.unsent.load(Ordering::Relaxed) > 0).map(|since| {
+            (untaken(since), Step::Abort("the client takes none of its answers (--write-timeout)", by_write))
+        });
         let silent = (is_quiet && !self.is_lingering()).then(|| {
             match (self.head_since.get(), self.retired_since.get().or(draining_since)) {
                 (Some(since), _) => {
                     let since = since.max(quiet_since);
-                    (end(since, timeouts.header), Step::Abort("the head of a request has no end (--header-timeout)"))
+                    let reason = "the head of a request has no end (--header-timeout)";
+                    (end(since, timeouts.header), Step::Abort(reason, Some(Limit::HeaderTimeout)))
                 }
                 (None, Some(since)) => {
                     let since = since.max(quiet_since);
-                    (end(since, LAST_SILENCE), Step::Abort("the client does not close the connection"))
+                    (end(since, LAST_SILENCE), Step::Abort("the client does not close the connection", None))
                 }
                 (None, None) => (end(quiet_since, timeouts.idle), Step::Retire),
             }
@@ -367,9 +382,22 @@ impl Activity {
     }
 }
 
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.meters.open.decrement(1.0);
+        if let Some(index) = self.limit.load(Ordering::Relaxed).checked_sub(1) {
+            self.meters.count_closed(Limit::ALL[usize::from(index)]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn new_activity() -> Activity {
+        Activity::new(Instant::now(), Arc::new(ConnectionMeters::new("test")))
+    }
 
     const TIMEOUTS: Timeouts = Timeouts {
         header: Duration::from_secs(30),
@@ -392,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_connection_without_requests_is_idle_until_it_is_retired() {
-        let activity = Activity::new(Instant::now());
+        let activity = new_activity();
         check(&activity, (75, "Retire"));
         activity.begin_request(true);
         check(&activity, (3600, "Age"));
@@ -404,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_partial_head_has_its_own_limit_which_counts_from_the_end_of_the_request_before() {
-        let activity = Activity::new(Instant::now());
+        let activity = new_activity();
         activity.begin_request(false);
         activity.set_partial_head(true);
         check(&activity, (3600, "Age"));
@@ -416,7 +444,7 @@ mod tests {
 
     #[test]
     fn unread_answers_end_the_connection_unless_some_are_taken() {
-        let activity = Activity::new(Instant::now());
+        let activity = new_activity();
         for _ in 0..3 {
             activity.begin_request(true);
             activity.answer_ready(1000, after(&activity, 5));
@@ -434,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_draining_server_waits_for_no_silence_longer_than_a_second() {
-        let activity = Activity::new(Instant::now());
+        let activity = new_activity();
         activity.begin_request(true);
         activity.drain(after(&activity, 50));
         check(&activity, (3600, "Age"));
@@ -449,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_client_that_reads_while_the_server_drains_keeps_its_time_and_is_reset_only_after_it() {
-        let activity = Activity::new(Instant::now());
+        let activity = new_activity();
         activity.begin_request(true);
         activity.blocked_since.set(Duration::from_secs(5));
         activity.taken_at.set(Duration::from_secs(6));
@@ -463,7 +491,7 @@ mod tests {
         activity.abort();
         assert!(activity.is_aborted());
         // The last answer of this one may still be on its way to the client.
-        let sent = Activity::new(Instant::now());
+        let sent = new_activity();
         sent.begin_request(true);
         sent.end_request(true, after(&sent, 1));
         sent.abort();

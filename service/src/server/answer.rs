@@ -161,6 +161,7 @@ impl Body for AnswerBody {
 
 #[cfg(test)]
 mod tests {
+    use super::super::meters::ConnectionMeters;
     use super::*;
     use http_body_util::Empty;
 
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn an_http2_connection_with_unread_answers_gets_no_more_of_them() {
-        let activity = Arc::new(Activity::new(Instant::now()));
+        let activity = Arc::new(Activity::new(Instant::now(), Arc::new(ConnectionMeters::new("test"))));
         let begin = |method: Method, version: Version| {
             let mut request = Request::new(Empty::<Bytes>::new());
             (*request.method_mut(), *request.version_mut()) = (method, version);

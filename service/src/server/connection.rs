@@ -3,9 +3,11 @@
 
 use super::activity::{Activity, LAST_SILENCE, LINGER, Step, Timeouts};
 use super::answer::OpenRequest;
-use super::limits::ConnectionLimits;
+use super::http2::{self as lazy_http2, LazyConnection};
+use super::limits::{ConnectionLimits, Limit};
+use super::meters::ConnectionMeters;
 use super::stream::{GuardedStream, Protocol, Resettable};
-use crate::body::MemoryBudget;
+use crate::memory_budget::MemoryBudget;
 use crate::respond::Reply;
 use crate::tls::Tls;
 use crate::upgrade::Upgrade;
@@ -46,16 +48,22 @@ const HEAD_MEMORY_BYTES: usize = 16 << 20;
 pub(super) struct ConnectionHandler {
     tls: Option<Tls>,
     limits: Arc<ConnectionLimits>,
+    meters: Arc<ConnectionMeters>,
     head_memory: MemoryBudget,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
+    /// The settings that hyper sends first on an HTTP/2 connection.
+    http2_settings: Bytes,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ConnectionHandler {
-    /// Serves connections within `limits`, with TLS if `tls` is given.
-    pub(super) fn new(tls: Option<Tls>, limits: ConnectionLimits) -> Self {
+    /// Serves connections within `limits`, with TLS if `tls` is given. `meters` counts them.
+    ///
+    /// # Panics
+    /// If it is called outside a tokio runtime.
+    pub(super) fn new(tls: Option<Tls>, limits: ConnectionLimits, meters: Arc<ConnectionMeters>) -> Self {
         let mut http1 = http1::Builder::new();
         // The time limits are in `Activity`. hyper's own limit for a head would count the time before the head, too.
         http1.header_read_timeout(None).max_buf_size(READ_BUFFER_BYTES);
@@ -65,7 +73,8 @@ impl ConnectionHandler {
         http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(MAX_STREAMS);
         http2.max_header_list_size(limits.max_header_bytes);
         let head_memory = MemoryBudget::new(HEAD_MEMORY_BYTES);
-        Self { tls, limits: Arc::new(limits), head_memory, http1, http2 }
+        let http2_settings = lazy_http2::settings(&http2);
+        Self { tls, limits: Arc::new(limits), meters, head_memory, http1, http2, http2_settings }
     }
 
     /// Serves one connection to its end. Once `stop` is true, a connection without a request is closed. `held` is
@@ -79,7 +88,7 @@ impl ConnectionHandler {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection; its answers may be delayed");
         }
-        let started = Instant::now();
+        let activity = Arc::new(Activity::new(Instant::now(), self.meters.clone()));
         let served = match self.tls.clone() {
             // The future of TLS is boxed. Otherwise every idle connection without TLS would have room for it.
             Some(tls) => {
@@ -87,14 +96,14 @@ impl ConnectionHandler {
                     let mut stop = stop;
                     let handshake = tokio::time::timeout(self.limits.header_timeout, tls.acceptor.accept(stream));
                     let Some(accepted) = until_stopped(handshake, LAST_SILENCE, &mut stop).await else { return Ok(()) };
-                    let stream = accepted??;
+                    let stream = accepted.inspect_err(|_| activity.end_by(Limit::HeaderTimeout))??;
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let expected = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
-                    self.serve_stream(stream, Some(expected), started, handle, stop).await
+                    self.serve_stream(stream, Some(expected), activity, handle, stop).await
                 })
                 .await
             }
-            None => self.serve_stream(stream, None, started, handle, stop).await,
+            None => self.serve_stream(stream, None, activity, handle, stop).await,
         };
         if let Err(error) = served {
             tracing::debug!(error, "a connection has failed");
@@ -107,7 +116,7 @@ impl ConnectionHandler {
         &self,
         stream: S,
         expected: Option<Protocol>,
-        started: Instant,
+        activity: Arc<Activity>,
         handle: H,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), BoxError>
@@ -117,23 +126,25 @@ impl ConnectionHandler {
         F: Future<Output = Reply> + Send + 'static,
     {
         let timeouts = Timeouts::new(&self.limits, rand::random());
-        let activity = Arc::new(Activity::new(started));
-        let mut stream =
-            GuardedStream::new(stream, activity.clone(), self.head_memory.clone(), self.limits.max_chunk_bytes);
+        let mut stream = GuardedStream::new(stream, activity.clone(), self.head_memory.clone(), &self.limits);
         // A client that has ended its handshake while the server drains has had no time to send a request.
         let patience = if *stop.borrow() { LAST_SILENCE } else { Duration::ZERO };
         match until_stopped(tokio::time::timeout(timeouts.idle, stream.wait()), patience, &mut stop).await {
             Some(Ok(Ok(true))) => {}
             Some(Ok(Err(error))) => return Err(error.into()),
-            // The server stops, the connection was idle for too long, or the client has closed it.
-            None | Some(Err(_) | Ok(Ok(false))) => return Ok(()),
+            Some(Err(_)) => {
+                activity.end_by(Limit::Idle);
+                return Ok(());
+            }
+            // The server stops, or the client has closed the connection.
+            None | Some(Ok(Ok(false))) => return Ok(()),
         }
         // Boxed, because it is short and the connection may be long.
         let first = Box::pin(stream.read_first_head(expected, self.limits.max_header_bytes as usize));
         let first = tokio::time::timeout(self.limits.header_timeout, first);
         let Some(protocol) = until_stopped(first, LAST_SILENCE, &mut stop).await else { return Ok(()) };
-        let protocol = protocol??;
-        let (stream, answering) = (TokioIo::new(stream), activity.clone());
+        let protocol = protocol.inspect_err(|_| activity.end_by(Limit::HeaderTimeout))??;
+        let answering = activity.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let (open, refusal) = OpenRequest::begin(answering.clone(), &request);
             let reply = match refusal {
@@ -145,8 +156,9 @@ impl ConnectionHandler {
         });
         match protocol {
             Protocol::Http1 => {
-                let mut connection = self.http1.serve_connection(stream, service);
-                let served = drive(Pin::new(&mut connection), &activity, &timeouts, false, stop.clone()).await;
+                let mut connection = self.http1.serve_connection(TokioIo::new(stream), service);
+                let end = GracefulConnection::graceful_shutdown;
+                let served = drive(Pin::new(&mut connection), end, &activity, &timeouts, false, stop.clone()).await;
                 // hyper does not close the stream after a request that asked for another protocol (`Upgrade`,
                 // `CONNECT`), whether the answer has granted it or not.
                 if !activity.is_closed() && served.as_ref().map_or_else(is_malformed, |()| true) {
@@ -160,8 +172,10 @@ impl ConnectionHandler {
                 served
             }
             Protocol::Http2 => {
-                let connection = self.http2.serve_connection(stream, service);
-                Box::pin(async { drive(pin!(connection), &activity, &timeouts, true, stop).await }).await
+                let serve = |stream| self.http2.serve_connection(TokioIo::new(stream), service);
+                let mut connection = LazyConnection::new(stream, self.http2_settings.clone(), serve);
+                let end = LazyConnection::graceful_shutdown;
+                drive(Pin::new(&mut connection), end, &activity, &timeouts, true, stop).await
             }
         }
     }
@@ -210,17 +224,19 @@ fn is_malformed(error: &BoxError) -> bool {
     error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
 }
 
-/// Runs `connection` until it ends, or until its client has used up a time limit.
-async fn drive<C>(
+/// Runs `connection` until it ends, or until its client has used up a time limit. `graceful_shutdown` tells the client to
+/// send no more requests, and lets the connection end after the last answer.
+async fn drive<C, E>(
     mut connection: Pin<&mut C>,
+    graceful_shutdown: impl Fn(Pin<&mut C>),
     activity: &Activity,
     timeouts: &Timeouts,
     is_http2: bool,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), BoxError>
 where
-    C: GracefulConnection,
-    C::Error: Into<BoxError>,
+    C: Future<Output = Result<(), E>>,
+    E: Into<BoxError>,
 {
     let stop_flag = stop.clone();
     let mut stopped = pin!(async { stop.wait_for(|&stop| stop).await.map(drop) }.fuse());
@@ -246,7 +262,7 @@ where
             // hyper would close a connection in the middle of a head or a handshake at once.
             if is_stopping && !is_ending && !activity.is_opening() {
                 is_ending = true;
-                connection.as_mut().graceful_shutdown();
+                graceful_shutdown(connection.as_mut());
                 continue;
             }
             let Some((at, step)) = activity.next_step(timeouts) else { return Poll::Pending };
@@ -267,7 +283,10 @@ where
                 continue;
             }
             match step {
-                Step::Abort(reason) => {
+                Step::Abort(reason, limit) => {
+                    if let Some(limit) = limit {
+                        activity.end_by(limit);
+                    }
                     activity.abort();
                     return Poll::Ready(Err(reason.into()));
                 }
@@ -276,15 +295,19 @@ where
                     return Poll::Ready(Ok(()));
                 }
                 Step::Retire => {
+                    if !activity.is_aged() {
+                        activity.end_by(Limit::Idle);
+                    }
                     activity.retire(now);
-                    connection.as_mut().graceful_shutdown();
+                    graceful_shutdown(connection.as_mut());
                 }
                 Step::Age => {
+                    activity.end_by(Limit::Age);
                     activity.age();
                     // An HTTP/1.1 client learns it from its next answer.
                     if is_http2 {
                         activity.retire(now);
-                        connection.as_mut().graceful_shutdown();
+                        graceful_shutdown(connection.as_mut());
                     }
                 }
             }

@@ -2,8 +2,10 @@
 //! differed, a client could hide a second request from the server's limits.
 
 use super::activity::Activity;
+use super::limits::ConnectionLimits;
+use super::meters::ConnectionMeters;
 use super::stream::{GuardedStream, Resettable};
-use crate::body::MemoryBudget;
+use crate::memory_budget::MemoryBudget;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -74,8 +76,9 @@ fn changed(requests: &[&str], changes: &[Change]) -> Vec<u8> {
 /// that hyper and the server have found, and whether each expects more of a body.
 async fn serve(bytes: &[u8], size: usize) -> Option<[(usize, bool); 2]> {
     let (mut client, server) = tokio::io::duplex(1 << 20);
-    let activity = Arc::new(Activity::new(Instant::now()));
-    let stream = GuardedStream::new(server, activity.clone(), MemoryBudget::new(1 << 20), 0xffff);
+    let activity = Arc::new(Activity::new(Instant::now(), Arc::new(ConnectionMeters::new("test"))));
+    let limits = ConnectionLimits { max_chunk_bytes: 0xffff, ..ConnectionLimits::default() };
+    let stream = GuardedStream::new(server, activity.clone(), MemoryBudget::new(1 << 20), &limits);
     let (found, reading) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let service = service_fn(async |request: Request<Incoming>| {
         found.fetch_add(1, Ordering::Relaxed);

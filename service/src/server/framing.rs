@@ -1,12 +1,20 @@
 //! Follows the framing of HTTP/1.1 requests in the bytes of a connection: where heads and bodies begin and end (RFC
 //! 9112, sections 2, 6 and 7.1). hyper parses the requests. This file only lets the server see how long a head has been
-//! on its way, and refuses three framings that hyper accepts: a request with both `Content-Length` and
-//! `Transfer-Encoding`, a chunk that is larger than any body may be, and trailers whose lines do not end with CR LF.
-//! Does no I/O.
+//! on its way, and refuses what hyper accepts and this server does not: a request with both `Content-Length` and
+//! `Transfer-Encoding`, a chunk that is larger than any body may be, a line with the size of a chunk that has no end, and
+//! trailers whose lines do not end with CR LF. Does no I/O.
 
 /// The names of the headers that decide where a body ends.
 const CONTENT_LENGTH: &[u8] = b"content-length";
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
+
+/// The largest size of a chunk that counts as a length: 15 hexadecimal digits after leading zeros. Parsers disagree on
+/// larger ones, because their integers overflow at different digits.
+const LARGEST_LENGTH: u64 = (1 << 60) - 1;
+
+/// The most bytes of the line with the size of a chunk. hyper limits the extensions in that line, but neither leading
+/// zeros nor blanks after the size.
+const MAX_CHUNK_LINE_BYTES: usize = 16 << 10;
 
 /// No parser accepts this byte in the name of a header. hyper answers 400 to a head with this byte, and closes the
 /// connection.
@@ -18,6 +26,12 @@ pub enum RefusedFraming {
     /// A chunk has more bytes than a whole body may have.
     #[error("a chunk of the body is larger than the largest body")]
     ChunkTooLarge,
+    /// The size of a chunk is too large to be a length.
+    #[error("the size of a chunk of the body has over 15 digits")]
+    NoLength,
+    /// The line with the size of a chunk has no end within its limit.
+    #[error("a line with the size of a chunk of the body is too long")]
+    LongChunkLine,
     /// A line after the last chunk ends with CR or LF alone. hyper and other parsers disagree on the end of such a
     /// request (RFC 9112, 2.2).
     #[error("a line of the trailers does not end with CR LF")]
@@ -71,6 +85,8 @@ pub(super) struct Framing {
     content_length: Option<u64>,
     is_chunked: bool,
     max_chunk_bytes: u64,
+    /// The bytes so far of the line with the size of the present chunk.
+    chunk_line_bytes: usize,
     /// The heads that have ended.
     heads: usize,
 }
@@ -86,6 +102,7 @@ impl Framing {
             content_length: None,
             is_chunked: false,
             max_chunk_bytes,
+            chunk_line_bytes: 0,
             heads: 0,
         }
     }
@@ -167,12 +184,16 @@ impl Framing {
                 }
                 Place::ChunkSize(size) => match (byte as char).to_digit(16) {
                     Some(digit) => {
-                        let size = size.saturating_mul(16).saturating_add(digit.into());
-                        if size > self.max_chunk_bytes {
-                            return Err((at, RefusedFraming::ChunkTooLarge));
+                        let size = 16 * size + u64::from(digit);
+                        if size > LARGEST_LENGTH {
+                            return Err((at, RefusedFraming::NoLength));
                         }
                         self.place = Place::ChunkSize(size);
-                        1
+                        self.count_chunk_line(at, 1)?
+                    }
+                    // hyper refuses a size that another byte follows.
+                    None if size > self.max_chunk_bytes && matches!(byte, b'\r' | b';' | b' ' | b'\t') => {
+                        return Err((at, RefusedFraming::ChunkTooLarge));
                     }
                     None => {
                         self.place = Place::ChunkLine(size);
@@ -181,7 +202,9 @@ impl Framing {
                 },
                 Place::ChunkLine(size) => {
                     let (passed, line_ends) = line(rest);
+                    self.count_chunk_line(at, passed)?;
                     if line_ends {
+                        self.chunk_line_bytes = 0;
                         self.place = if size == 0 { TRAILER_START } else { Place::Chunk(size) };
                     }
                     passed
@@ -217,6 +240,15 @@ impl Framing {
 
     fn count(&mut self, bytes: usize) {
         self.head_bytes += bytes;
+    }
+
+    /// Counts the next `bytes` of the line with the size of a chunk, which are at the index `at`, and returns their number.
+    fn count_chunk_line(&mut self, at: usize, bytes: usize) -> Result<usize, (usize, RefusedFraming)> {
+        self.chunk_line_bytes += bytes;
+        if self.chunk_line_bytes > MAX_CHUNK_LINE_BYTES {
+            return Err((at, RefusedFraming::LongChunkLine));
+        }
+        Ok(bytes)
     }
 
     fn begin_line(&mut self) {
@@ -369,21 +401,39 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_too_large_is_found_at_the_digit_that_makes_it_so() {
+    fn a_size_of_a_chunk_that_is_too_large_or_no_length_is_refused() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for (body, before) in [
-            ("FFFFFFFFFFFFFFFF\r\n", Some("FFFF")),
-            ("10000\r\n", Some("1000")),
-            ("1\r\na\r\n12345", Some("1\r\na\r\n1234")),
-            ("FFFF\r\n", None),
-            ("000000000000000000000000000001\r\n", None),
+        let (too_large, no_length) = (Some(RefusedFraming::ChunkTooLarge), Some(RefusedFraming::NoLength));
+        for (body, before, reason) in [
+            ("10000\r\n", "10000", too_large),
+            ("1\r\na\r\n12345;x", "1\r\na\r\n12345", too_large),
+            ("FFFFFFFFFFFFFFF \r\n", "FFFFFFFFFFFFFFF", too_large),
+            ("FFFFFFFFFFFFFFFF", "FFFFFFFFFFFFFFF", no_length),
+            ("FFFFFFFFFFFFFFFFF\r\n", "FFFFFFFFFFFFFFF", no_length),
+            ("0001000000000000000", "000100000000000000", no_length),
+            ("FFFF\r\n", "FFFF\r\n", None),
+            ("000000000000000000000000000001\r\n", "000000000000000000000000000001\r\n", None),
         ] {
-            let text = format!("{head}{body}");
-            let expected = format!("{head}{}", before.unwrap_or(body));
+            let (text, expected) = (format!("{head}{body}"), format!("{head}{before}"));
             for size in 1..=text.len() {
                 let (seen, _, refused) = follow(&text, size);
-                let reason = before.map(|_| RefusedFraming::ChunkTooLarge);
                 assert_eq!((seen, refused), (expected.clone().into_bytes(), reason), "{body:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_line_with_the_size_of_a_chunk_has_an_end() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let longest = MAX_CHUNK_LINE_BYTES - "5\r\n".len();
+        for (before, filler) in [("", "0"), ("5", " "), ("5;", "x")] {
+            for (length, reason) in [(longest, None), (longest + 2, Some(RefusedFraming::LongChunkLine))] {
+                let filler = filler.repeat(length - before.len().saturating_sub(1));
+                let line = if before.is_empty() { format!("{filler}5\r\n") } else { format!("{before}{filler}\r\n") };
+                let text = format!("{head}5\r\nimage\r\n{line}");
+                for size in [1, 1000, text.len()] {
+                    assert_eq!(follow(&text, size).2, reason, "{length} bytes of {before:?} by {size}");
+                }
             }
         }
     }

@@ -37,6 +37,41 @@ pub struct ConnectionLimits {
     pub max_chunk_bytes: u64,
 }
 
+/// A limit that closes connections: the label `reason` of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// `--idle-timeout`.
+    Idle,
+    /// `--header-timeout`.
+    HeaderTimeout,
+    /// `--write-timeout`.
+    WriteTimeout,
+    /// `--max-connection-age`.
+    Age,
+    /// `--max-connections-per-peer`.
+    PerPeer,
+    /// The memory of all incomplete heads.
+    HeadMemory,
+}
+
+impl Limit {
+    /// Every limit, in the order of the enum.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Idle, Self::HeaderTimeout, Self::WriteTimeout, Self::Age, Self::PerPeer, Self::HeadMemory];
+
+    /// The value of the label.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::HeaderTimeout => "header_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::Age => "age",
+            Self::PerPeer => "per_peer",
+            Self::HeadMemory => "head_memory",
+        }
+    }
+}
+
 impl Default for ConnectionLimits {
     /// The values of the flags that are not given.
     fn default() -> Self {

@@ -1,12 +1,18 @@
 //! The bytes of one connection, between the socket (or TLS) and hyper. Records in the connection's [`Activity`] when a
-//! head is incomplete and when the client does not read, and bounds the memory of incomplete heads. Knows no requests.
+//! head is incomplete and when the client does not read, and bounds the memory of incomplete heads. hyper receives the
+//! header blocks of HTTP/2 only when they are complete. Knows no requests.
 
 use super::activity::Activity;
+use super::frames::{Frames, PREFACE};
 use super::framing::{Framing, RefusedFraming};
-use crate::body::{MemoryBudget, Reservation};
+use super::limits::{ConnectionLimits, Limit};
+use super::opening::{Opening, Repeated, Written};
+use super::refusal;
+use crate::memory_budget::{MemoryBudget, Reservation};
 use bytes::Bytes;
+use std::future::poll_fn;
 use std::io::{Error, ErrorKind, IoSlice, Result};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -36,9 +42,6 @@ const FIRST_READ_BYTES: usize = 1 << 10;
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER_STEP: usize = 8 << 10;
 
-/// The first bytes of an HTTP/2 connection (RFC 9113, 3.4). `PRI` is no method of HTTP/1.1.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -51,14 +54,28 @@ pub(super) enum Protocol {
 pub(super) struct GuardedStream<S: Resettable> {
     stream: S,
     activity: Arc<Activity>,
-    /// The first bytes, which were read before hyper got the connection.
+    /// Bytes that hyper has not yet received: those that were read before it got the connection, and with HTTP/2 the
+    /// present header block until it is complete.
     prefix: Vec<u8>,
     /// The number of bytes of `prefix` that hyper has taken.
     taken: usize,
+    /// The number of bytes of `prefix` that hyper may take.
+    complete: usize,
     framing: Framing,
-    /// The bytes that hyper has still to receive of an HTTP/2 preface; 0 for HTTP/1.1.
-    preface_left: usize,
+    frames: Frames,
+    /// The most bytes of an HTTP/2 header block that are held back. hyper refuses a longer one.
+    max_block_bytes: usize,
+    /// Whether hyper receives the present header block although it is incomplete.
+    is_block_passed: bool,
     is_http1: bool,
+    /// Whether the connection has passed to another protocol than HTTP.
+    is_raw: bool,
+    /// The bytes to the client that the server writes before hyper.
+    unsent: Vec<u8>,
+    /// The beginning of an HTTP/2 connection that hyper has not got.
+    opening: Option<Box<Opening>>,
+    /// What hyper is about to write although it was sent in its place.
+    repeated: Option<Box<Repeated>>,
     /// The memory of the incomplete head.
     head_memory: Reservation,
     /// The reason if a body is refused. No further bytes are read.
@@ -68,17 +85,28 @@ pub(super) struct GuardedStream<S: Resettable> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
-    /// The bytes of `stream`. The incomplete heads of all connections share `head_memory`. A chunk may have at most
-    /// `max_chunk_bytes`.
-    pub(super) fn new(stream: S, activity: Arc<Activity>, head_memory: MemoryBudget, max_chunk_bytes: u64) -> Self {
+    /// The bytes of `stream`. The incomplete heads of all connections share `head_memory`.
+    pub(super) fn new(
+        stream: S,
+        activity: Arc<Activity>,
+        head_memory: MemoryBudget,
+        limits: &ConnectionLimits,
+    ) -> Self {
         Self {
             stream,
             activity,
             prefix: Vec::new(),
             taken: 0,
-            framing: Framing::new(max_chunk_bytes),
-            preface_left: 0,
+            complete: 0,
+            framing: Framing::new(limits.max_chunk_bytes),
+            frames: Frames::default(),
+            max_block_bytes: limits.max_header_bytes as usize,
+            is_block_passed: false,
             is_http1: true,
+            is_raw: false,
+            unsent: Vec::new(),
+            opening: None,
+            repeated: None,
             head_memory: Reservation::empty(head_memory),
             refused: None,
             linger_left: LINGER_BYTES,
@@ -100,7 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
     }
 
     /// Reads until the protocol is known and, for HTTP/1.1, until the first head is complete or has `max_bytes`. Until
-    /// then, hyper would hold several times the memory of the head. `expected` is the protocol that TLS has negotiated.
+    /// then, hyper would hold several times the memory of the head. For HTTP/2, [`GuardedStream::poll_open`] does the
+    /// same. `expected` is the protocol that TLS has negotiated.
     ///
     /// # Errors
     /// If the stream fails, or heads of other connections use all memory for incomplete heads.
@@ -109,7 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
             let known = self.prefix.len().min(3);
             if expected == Some(Protocol::Http2) || (expected.is_none() && self.prefix[..known] == PREFACE[..known]) {
                 if known == 3 || expected.is_some() {
-                    (self.is_http1, self.preface_left) = (false, PREFACE.len());
+                    self.is_http1 = false;
                     self.activity.set_partial_head(true);
                     return Ok(Protocol::Http2);
                 }
@@ -123,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
         let (mut followed, mut next_check) = (0, 0);
         loop {
             self.follow(followed)?;
+            self.complete = self.prefix.len();
             followed = self.prefix.len();
             // A part of the next head may have come with the first one, which is answered meanwhile.
             let is_complete = self.framing.heads() > 0 || self.framing.is_refused();
@@ -145,18 +175,13 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
 
     /// Lets all further bytes pass without a look at them, first those that were `read_ahead`. They are no HTTP any more.
     pub(super) fn pass_on(&mut self, read_ahead: Bytes) {
-        (self.prefix, self.taken) = (read_ahead.into(), 0);
-        (self.is_http1, self.preface_left) = (false, 0);
+        (self.prefix, self.taken, self.complete) = (read_ahead.into(), 0, 0);
+        self.complete = self.prefix.len();
+        (self.is_http1, self.is_raw) = (false, true);
     }
 
-    /// Reads the next bytes into the prefix, whose memory grows with its length.
     async fn read_more(&mut self, max_bytes: usize) -> Result<usize> {
-        if self.prefix.len() == self.prefix.capacity() {
-            let more = self.prefix.len().min(max_bytes.saturating_sub(self.prefix.len())).max(1);
-            self.prefix.reserve_exact(more);
-        }
-        let room = (self.prefix.capacity() - self.prefix.len()) as u64;
-        (&mut self.stream).take(room).read_buf(&mut self.prefix).await
+        poll_fn(|context| self.poll_read_more(context, max_bytes)).await
     }
 
     /// Follows the bytes of the prefix from the index `from`.
@@ -190,14 +215,50 @@ impl<S: Resettable> GuardedStream<S> {
         let head_bytes = self.framing.head_bytes();
         self.activity.set_partial_head(head_bytes > 0);
         self.activity.set_arriving(self.framing.arriving());
-        if self.head_memory.resize(head_bytes.saturating_sub(FREE_HEAD_BYTES)) {
-            Ok(kept)
-        } else {
-            Err(Error::new(
-                ErrorKind::OutOfMemory,
-                "incomplete heads of requests use all memory that is allowed for them",
-            ))
+        self.hold(head_bytes).map(|()| kept)
+    }
+
+    /// Counts the `bytes` of an incomplete head towards the memory for them.
+    fn hold(&mut self, bytes: usize) -> Result<()> {
+        if self.head_memory.resize(bytes.saturating_sub(FREE_HEAD_BYTES)) {
+            return Ok(());
         }
+        self.activity.end_by(Limit::HeadMemory);
+        Err(Error::new(ErrorKind::OutOfMemory, "incomplete heads of requests use all memory that is allowed for them"))
+    }
+
+    /// Follows the frames in `bytes`. Returns the number of bytes before a header block that is not complete and is held
+    /// back. `held` is the number of bytes of that block which are held back already.
+    fn follow_frames(&mut self, bytes: &[u8], held: usize) -> usize {
+        let (mut at, mut complete) = (0, 0);
+        while at < bytes.len() {
+            at += self.frames.next(&bytes[at..]).0;
+            if !self.frames.is_in_block() {
+                (complete, self.is_block_passed) = (at, false);
+            }
+        }
+        let held = if complete == 0 { held } else { 0 };
+        self.is_block_passed |= self.frames.is_in_block() && held + at - complete >= self.max_block_bytes;
+        self.activity.set_partial_head(self.frames.is_in_block());
+        if self.is_block_passed { at } else { complete }
+    }
+
+    /// Follows the frames in the bytes of the prefix from the index `from`, and lets hyper take what is complete.
+    fn follow_prefix(&mut self, from: usize) -> Result<()> {
+        let prefix = std::mem::take(&mut self.prefix);
+        let before = self.complete;
+        match self.follow_frames(&prefix[from..], from - before) {
+            0 => {}
+            complete => self.complete = from + complete,
+        }
+        self.prefix = prefix;
+        self.hold_block()
+    }
+
+    /// Counts the header block that is held back towards the memory for incomplete heads. A block that hyper receives
+    /// although it is incomplete keeps what it has.
+    fn hold_block(&mut self) -> Result<()> {
+        if self.is_block_passed { Ok(()) } else { self.hold(self.prefix.len() - self.complete) }
     }
 
     /// The most bytes that may be read at once.
@@ -225,15 +286,19 @@ impl<S: Resettable> GuardedStream<S> {
 impl<S: AsyncRead + Resettable + Unpin> AsyncRead for GuardedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let this = &mut *self;
-        let before = buffer.filled().len();
-        if this.taken < this.prefix.len() {
-            let rest = &this.prefix[this.taken..];
-            let count = rest.len().min(buffer.remaining());
-            buffer.put_slice(&rest[..count]);
-            this.taken += count;
-            if this.taken == this.prefix.len() {
-                (this.prefix, this.taken) = (Vec::new(), 0);
+        if this.is_raw {
+            if this.taken < this.complete {
+                this.take_prefix(buffer);
+                return Poll::Ready(Ok(()));
             }
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        }
+        if !this.is_http1 {
+            return this.poll_read_frames(context, buffer);
+        }
+        let before = buffer.filled().len();
+        if this.taken < this.complete {
+            this.take_prefix(buffer);
         } else if let Some(refused) = this.refused {
             return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, refused)));
         } else {
@@ -243,20 +308,137 @@ impl<S: AsyncRead + Resettable + Unpin> AsyncRead for GuardedStream<S> {
             } else {
                 ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
             }
-            if this.is_http1 {
-                let kept = this.inspect(&mut buffer.filled_mut()[before..])?;
-                buffer.set_filled(before + kept);
-                if let Some(refused) = this.refused
-                    && kept == 0
-                {
-                    return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, refused)));
-                }
+            let kept = this.inspect(&mut buffer.filled_mut()[before..])?;
+            buffer.set_filled(before + kept);
+            if let Some(refused) = this.refused
+                && kept == 0
+            {
+                return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, refused)));
             }
         }
-        if this.preface_left > 0 {
-            this.preface_left = this.preface_left.saturating_sub(buffer.filled().len() - before);
-            if this.preface_left == 0 {
-                this.activity.set_partial_head(false);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Resettable + Unpin> GuardedStream<S> {
+    /// Reads the next bytes into the prefix, whose memory grows with its length up to `max_bytes`. Returns their number.
+    fn poll_read_more(&mut self, context: &mut Context<'_>, max_bytes: usize) -> Poll<Result<usize>> {
+        if self.prefix.len() == self.prefix.capacity() {
+            let length = self.prefix.len().max(FIRST_READ_BYTES / 2);
+            let more = length.min(max_bytes.saturating_sub(self.prefix.len())).max(1);
+            self.prefix.reserve_exact(more);
+        }
+        let room = (self.prefix.capacity() - self.prefix.len()) as u64;
+        let mut reader = (&mut self.stream).take(room);
+        pin!(reader.read_buf(&mut self.prefix)).poll(context)
+    }
+
+    /// Moves bytes of the prefix to `buffer`.
+    fn take_prefix(&mut self, buffer: &mut ReadBuf<'_>) {
+        let rest = &self.prefix[self.taken..self.complete];
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        self.taken += count;
+        if self.taken == self.prefix.len() {
+            (self.prefix, self.taken, self.complete) = (Vec::new(), 0, 0);
+        } else if self.taken == self.complete {
+            // The rest is held back.
+            self.prefix.drain(..self.taken);
+            (self.taken, self.complete) = (0, 0);
+        }
+    }
+
+    /// Reads bytes of HTTP/2, and holds the last header block back until it is complete. hyper would keep several times
+    /// the memory of such a block.
+    fn poll_read_frames(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            if self.taken < self.complete {
+                self.take_prefix(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            let held = self.prefix.len();
+            if held > 0 {
+                match ready!(self.poll_read_more(context, self.max_block_bytes))? {
+                    // hyper notices that the connection ends within a block.
+                    0 => self.complete = held,
+                    _ => self.follow_prefix(held)?,
+                }
+                continue;
+            }
+            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+            let read = &buffer.filled()[before..];
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let complete = self.follow_frames(read, 0);
+            self.prefix.extend_from_slice(&read[complete..]);
+            self.hold_block()?;
+            buffer.set_filled(before + complete);
+            if complete > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
+    /// Begins HTTP/2 in the place of hyper: sends `settings`, which are those that hyper would send, acknowledges those of
+    /// the client, and waits for the end of the first header block. hyper takes 20 KiB for a connection, also for that of
+    /// a client which never sends a request. Ready when hyper should continue, which may also be to report an error.
+    ///
+    /// # Errors
+    /// If the stream fails, or heads of other connections use all memory for incomplete heads.
+    pub(super) fn poll_open(&mut self, context: &mut Context<'_>, settings: &Bytes) -> Poll<Result<()>> {
+        let mut opening = self.opening.take().unwrap_or_else(|| {
+            self.unsent.extend_from_slice(settings);
+            Box::default()
+        });
+        let opened = self.poll_opening(context, &mut opening);
+        self.opening = Some(opening);
+        opened
+    }
+
+    fn poll_opening(&mut self, context: &mut Context<'_>, opening: &mut Opening) -> Poll<Result<()>> {
+        loop {
+            if opening.follow(&self.prefix, &mut self.unsent) || self.prefix.len() >= self.max_block_bytes {
+                return Poll::Ready(Ok(()));
+            }
+            self.activity.set_partial_head(opening.is_partial());
+            self.hold(self.prefix.len())?;
+            // The acknowledgements are sent before more is read, so that they do not add up.
+            ready!(self.poll_unsent(context))?;
+            if ready!(self.poll_read_more(context, self.max_block_bytes))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Lets hyper continue a connection that the server has begun with `settings`.
+    ///
+    /// # Errors
+    /// If heads of other connections use all memory for incomplete heads.
+    pub(super) fn end_opening(&mut self, settings: Bytes) -> Result<()> {
+        let Opening { followed, frames, acknowledgements } = *self.opening.take().unwrap_or_default();
+        self.repeated = Some(Box::new(Repeated::new(settings, acknowledgements)));
+        self.frames = frames;
+        self.is_block_passed = self.frames.is_in_block();
+        self.complete = followed;
+        self.follow_prefix(followed)
+    }
+
+    /// Writes the bytes that are sent in the place of hyper.
+    fn poll_unsent(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        while !self.unsent.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.unsent);
+            match ready!(self.note(written, false))? {
+                0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                count => drop(self.unsent.drain(..count)),
+            }
+            if self.unsent.is_empty() {
+                self.unsent = Vec::new();
+                let flushed = Pin::new(&mut self.stream).poll_flush(context);
+                return self.note(flushed, true);
             }
         }
         Poll::Ready(Ok(()))
@@ -294,8 +476,27 @@ impl<S: AsyncRead + Resettable + Unpin> GuardedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> AsyncWrite for GuardedStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, mut bytes: &[u8]) -> Poll<Result<usize>> {
+        ready!(self.poll_unsent(context))?;
+        if let Some(repeated) = &mut self.repeated {
+            match repeated.next(bytes)? {
+                Written::Dropped(count) => return Poll::Ready(Ok(count)),
+                Written::Sent(count) => bytes = &bytes[..count],
+                Written::All => self.repeated = None,
+            }
+        }
+        match if self.is_http1 { refusal::find(bytes) } else { None } {
+            None => {}
+            Some((0, status)) => {
+                self.unsent = refusal::answer(status);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            Some((before, _)) => bytes = &bytes[..before],
+        }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let (Some(repeated), Poll::Ready(Ok(count))) = (&mut self.repeated, &written) {
+            repeated.sent(*count);
+        }
         self.note(written, false)
     }
 
@@ -304,6 +505,10 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> AsyncWrite for GuardedStrea
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
+        if self.repeated.is_some() || pieces.iter().any(|piece| refusal::find(piece).is_some()) {
+            let first = pieces.iter().find(|piece| !piece.is_empty());
+            return self.poll_write(context, first.map_or(&[], |piece| &**piece));
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         self.note(written, false)
     }
@@ -313,6 +518,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> AsyncWrite for GuardedStrea
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_unsent(context))?;
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
         self.note(flushed, true)
     }

@@ -28,14 +28,16 @@ fn answer(rotation: &mut Rotation, id: ReplicaId, others: usize, now: Instant) {
 fn check(rotation: &mut Rotation, now: Instant) {
     rotation.end_pauses(now);
     let (balance, spare) = (rotation.balance, rotation.spare);
-    let turns = |which: fn((Option<Turn>, Option<Turn>)) -> Option<Turn>| -> Vec<Turn> {
-        let mut turns: Vec<Turn> =
-            rotation.replicas().filter_map(|replica| which(turns_of(replica, balance, spare))).collect();
-        turns.sort();
-        turns
-    };
-    assert_eq!(rotation.turns.iter().copied().collect::<Vec<_>>(), turns(|(turn, _)| turn));
-    assert_eq!(rotation.to_ask.iter().copied().collect::<Vec<_>>(), turns(|(_, ask)| ask));
+    let (mut turns, mut asks): (Vec<Turn>, Vec<Turn>) = (Vec::new(), Vec::new());
+    for replica in rotation.replicas() {
+        let (turn, ask) = turns_of(replica, balance, spare);
+        turns.extend(turn);
+        asks.extend(ask);
+    }
+    turns.sort();
+    asks.sort();
+    assert_eq!(rotation.turns.iter().copied().collect::<Vec<_>>(), turns);
+    assert_eq!(rotation.to_ask.iter().copied().collect::<Vec<_>>(), asks);
     let mut claimed: Vec<ReplicaId> =
         rotation.replicas().filter(|replica| replica.claims.slots > 0).map(|replica| replica.id).collect();
     claimed.sort();
