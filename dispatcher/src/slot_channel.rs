@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// The longest time in which a replica must open the channel, and in which it must answer a question. A channel that does
-/// not is closed, because a claim there would wait in vain.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// not is closed: while its answer is awaited, fewer other replicas are asked.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What the worker learns from a channel.
 #[derive(Debug)]
