@@ -6,7 +6,7 @@ use crate::forward::ReplicaAnswer;
 use crate::poison::PoisonList;
 use crate::queue::{QueueEntry, SequenceNumber};
 use crate::request::{BufferedRequest, QueuedRequest};
-use crate::worker::{Message, WorkerHandle};
+use crate::worker::WorkerHandle;
 use futures_util::future::FutureExt;
 use service::wire::{Code, RequestError};
 use std::sync::Arc;
@@ -58,24 +58,13 @@ impl RequestDispatcher {
         self.poison.check(request.body.pieces())?;
         let stopping = || RequestError::new(Code::Internal, "the dispatcher is stopping; send the request again");
         let sequence_number = SequenceNumber(self.next_sequence_number.fetch_add(1, Ordering::Relaxed));
-        // `place` is declared before `receiver`, so `receiver` is dropped first and closes its channel. The worker may
-        // handle the withdrawal before the submission. Without the closed channel, it would then queue the request and
-        // never remove it.
+        // `place` is declared before `receiver`, so `receiver` is dropped first and closes its channel. The worker then
+        // passes the request over until it handles the withdrawal.
         let mut place = QueuePlace { sequence_number, worker: &self.worker, is_held: true };
-        let mut receiver = {
-            let slot = match self.worker.messages.try_reserve() {
-                Ok(slot) => slot,
-                // The channel is full. The future is boxed, because it would otherwise take memory in every waiting
-                // request.
-                Err(_full) => self.worker.messages.reserve().boxed().await.map_err(|_ended| stopping())?,
-            };
-            let (queued, receiver) = QueuedRequest::new(request.accepted);
-            let objective = request.accepted + self.objective;
-            let (tenant, deadline) = (request.tenant, request.deadline);
-            let entry = QueueEntry { sequence_number, tenant, objective, deadline, request: queued };
-            slot.send(Message::Submit(entry));
-            receiver
-        };
+        let (queued, mut receiver) = QueuedRequest::new(request.accepted);
+        let objective = request.accepted + self.objective;
+        let (tenant, deadline) = (request.tenant, request.deadline);
+        self.worker.submit(QueueEntry { sequence_number, tenant, objective, deadline, request: queued });
         loop {
             place.is_held = true;
             let permit = receiver.await.map_err(|_ended| stopping())?;
