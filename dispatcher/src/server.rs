@@ -6,6 +6,7 @@ use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
 use crate::inference_protocol::InferenceProtocol;
 use crate::meters::RequestMeters;
+use crate::plain::PlainHandler;
 use crate::request_log::RequestLog;
 use crate::spans::SpanExport;
 use crate::token::Tokens;
@@ -80,8 +81,9 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<Reques
         request_limits: config.request_limits,
         meters: RequestMeters::new(config.objective),
     });
+    let plain = Arc::new(PlainHandler(handler.clone()));
     let handle = move |request| handler.handle(request);
-    server::run(listener, tls, config.connection_limits, readiness, config.drain, handle).await;
+    server::run(listener, tls, config.connection_limits, readiness, config.drain, Some(plain), handle).await;
     Ok((log, guard))
 }
 
@@ -98,5 +100,5 @@ async fn serve_admin_paths(listener: TcpListener, limits: ConnectionLimits, admi
         let admin = admin.clone();
         async move { admin.handle(&request).await }
     };
-    server::serve_within(listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
+    server::serve_within(listener, None, limits, None, handle, std::future::pending(), Duration::ZERO).await;
 }

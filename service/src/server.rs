@@ -10,11 +10,19 @@ mod framing;
 mod limits;
 mod listener;
 mod peers;
+mod plain;
+mod plain_answer;
+#[cfg(test)]
+mod plain_differential;
+mod plain_head;
 mod stream;
 
 pub use framing::RefusedFraming;
 pub use limits::ConnectionLimits;
 pub use listener::{listen, listen_as};
+pub use plain::{Answer, Answering, HeadArrived, PlainRequests, TakenRequest};
+pub use plain_answer::PlainAnswer;
+pub use plain_head::{PlainHead, Unusual};
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
@@ -50,13 +58,15 @@ pub struct DrainConfig {
 }
 
 /// Serves until a request to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new
-/// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`.
+/// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`. `plain` answers plain
+/// requests over HTTP/1.1, and `handle` all others.
 pub async fn run<H, F>(
     listener: TcpListener,
     tls: Option<Tls>,
     limits: ConnectionLimits,
     readiness: Readiness,
     drain: DrainConfig,
+    plain: Option<Arc<dyn PlainRequests>>,
     handle: H,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -84,7 +94,7 @@ pub async fn run<H, F>(
             reply
         }
     };
-    serve_within(listener, tls, limits, handle, stop, drain.grace).await;
+    serve_within(listener, tls, limits, plain, handle, stop, drain.grace).await;
 }
 
 /// Serves like [`serve_within`], with the default limits.
@@ -98,11 +108,11 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    serve_within(listener, tls, ConnectionLimits::default(), handle, stop, grace).await;
+    serve_within(listener, tls, ConnectionLimits::default(), None, handle, stop, grace).await;
 }
 
 /// Serves until `stop` resolves, and then lets accepted requests finish within `grace`. Connections beyond
-/// [`descriptors::for_connections`] wait in the kernel's backlog.
+/// [`descriptors::for_connections`] wait in the kernel's backlog. `plain` answers plain requests over HTTP/1.1.
 ///
 /// # Cancel safety
 /// Dropping the future drops the listener. Connections in progress are served until the runtime ends.
@@ -110,6 +120,7 @@ pub async fn serve_within<H, F>(
     listener: TcpListener,
     tls: Option<Tls>,
     limits: ConnectionLimits,
+    plain: Option<Arc<dyn PlainRequests>>,
     handle: H,
     stop: impl Future<Output = ()>,
     grace: Duration,
@@ -119,7 +130,7 @@ pub async fn serve_within<H, F>(
 {
     let server = HttpServer {
         peers: limits.max_connections_per_peer.map(|limit| Arc::new(Peers::new(limit))),
-        connections: ConnectionHandler::new(tls, limits),
+        connections: ConnectionHandler::new(tls, limits, plain),
         handle,
         stop: watch::Sender::new(false),
     };

@@ -4,6 +4,7 @@
 use super::activity::{Activity, LAST_SILENCE, LINGER, Step, Timeouts};
 use super::answer::OpenRequest;
 use super::limits::ConnectionLimits;
+use super::plain::{PlainConnection, PlainRequests};
 use super::stream::{GuardedStream, Protocol, Resettable};
 use crate::body::MemoryBudget;
 use crate::respond::Reply;
@@ -17,10 +18,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -47,6 +47,8 @@ pub(super) struct ConnectionHandler {
     tls: Option<Tls>,
     limits: Arc<ConnectionLimits>,
     head_memory: MemoryBudget,
+    /// Answers plain requests; `None` if hyper serves all requests.
+    plain: Option<Arc<dyn PlainRequests>>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
 }
@@ -54,8 +56,9 @@ pub(super) struct ConnectionHandler {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ConnectionHandler {
-    /// Serves connections within `limits`, with TLS if `tls` is given.
-    pub(super) fn new(tls: Option<Tls>, limits: ConnectionLimits) -> Self {
+    /// Serves connections within `limits`, with TLS if `tls` is given. `plain` answers plain requests; if it is `None`,
+    /// hyper serves all of them.
+    pub(super) fn new(tls: Option<Tls>, limits: ConnectionLimits, plain: Option<Arc<dyn PlainRequests>>) -> Self {
         let mut http1 = http1::Builder::new();
         // The time limits are in `Activity`. hyper's own limit for a head would count the time before the head, too.
         http1.header_read_timeout(None).max_buf_size(READ_BUFFER_BYTES);
@@ -65,7 +68,7 @@ impl ConnectionHandler {
         http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_concurrent_streams(MAX_STREAMS);
         http2.max_header_list_size(limits.max_header_bytes);
         let head_memory = MemoryBudget::new(HEAD_MEMORY_BYTES);
-        Self { tls, limits: Arc::new(limits), head_memory, http1, http2 }
+        Self { tls, limits: Arc::new(limits), head_memory, plain, http1, http2 }
     }
 
     /// Serves one connection to its end. Once `stop` is true, a connection without a request is closed. `held` is
@@ -103,7 +106,7 @@ impl ConnectionHandler {
     }
 
     /// Waits for the first request and serves the connection. `expected` is the protocol that TLS has negotiated.
-    async fn serve_stream<S, H, F>(
+    pub(super) async fn serve_stream<S, H, F>(
         &self,
         stream: S,
         expected: Option<Protocol>,
@@ -133,8 +136,24 @@ impl ConnectionHandler {
         let first = tokio::time::timeout(self.limits.header_timeout, first);
         let Some(protocol) = until_stopped(first, LAST_SILENCE, &mut stop).await else { return Ok(()) };
         let protocol = protocol??;
+        let mut arrived = None;
+        if let (Protocol::Http1, Some(plain)) = (protocol, &self.plain) {
+            let max_head_bytes = self.limits.max_header_bytes as usize;
+            let mut connection = PlainConnection::new(stream, activity.clone(), plain.clone(), max_head_bytes);
+            let served =
+                drive(Pin::new(&mut connection), PlainConnection::end, &activity, &timeouts, false, stop.clone());
+            served.await?;
+            match connection.into_rest()? {
+                Some(rest) => (stream, arrived) = rest,
+                None => return Ok(()),
+            }
+        }
         let (stream, answering) = (TokioIo::new(stream), activity.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
+        let arrived = Mutex::new(arrived);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if let Some(arrived) = arrived.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                request.extensions_mut().insert(arrived);
+            }
             let (open, refusal) = OpenRequest::begin(answering.clone(), &request);
             let reply = match refusal {
                 Some(refusal) => Either::Left(ready(refusal)),
@@ -146,7 +165,15 @@ impl ConnectionHandler {
         match protocol {
             Protocol::Http1 => {
                 let mut connection = self.http1.serve_connection(stream, service);
-                let served = drive(Pin::new(&mut connection), &activity, &timeouts, false, stop.clone()).await;
+                let served = drive(
+                    Pin::new(&mut connection),
+                    http1::Connection::graceful_shutdown,
+                    &activity,
+                    &timeouts,
+                    false,
+                    stop.clone(),
+                )
+                .await;
                 // hyper does not close the stream after a request that asked for another protocol (`Upgrade`,
                 // `CONNECT`), whether the answer has granted it or not.
                 if !activity.is_closed() && served.as_ref().map_or_else(is_malformed, |()| true) {
@@ -161,7 +188,8 @@ impl ConnectionHandler {
             }
             Protocol::Http2 => {
                 let connection = self.http2.serve_connection(stream, service);
-                Box::pin(async { drive(pin!(connection), &activity, &timeouts, true, stop).await }).await
+                let shut_down = http2::Connection::graceful_shutdown;
+                Box::pin(async { drive(pin!(connection), shut_down, &activity, &timeouts, true, stop).await }).await
             }
         }
     }
@@ -210,17 +238,19 @@ fn is_malformed(error: &BoxError) -> bool {
     error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
 }
 
-/// Runs `connection` until it ends, or until its client has used up a time limit.
-async fn drive<C>(
+/// Runs `connection` until it ends, or until its client has used up a time limit. `shut_down` makes it end after the
+/// requests that have begun.
+async fn drive<C, E>(
     mut connection: Pin<&mut C>,
+    shut_down: impl Fn(Pin<&mut C>),
     activity: &Activity,
     timeouts: &Timeouts,
     is_http2: bool,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), BoxError>
 where
-    C: GracefulConnection,
-    C::Error: Into<BoxError>,
+    C: Future<Output = Result<(), E>>,
+    E: Into<BoxError>,
 {
     let stop_flag = stop.clone();
     let mut stopped = pin!(async { stop.wait_for(|&stop| stop).await.map(drop) }.fuse());
@@ -246,7 +276,7 @@ where
             // hyper would close a connection in the middle of a head or a handshake at once.
             if is_stopping && !is_ending && !activity.is_opening() {
                 is_ending = true;
-                connection.as_mut().graceful_shutdown();
+                shut_down(connection.as_mut());
                 continue;
             }
             let Some((at, step)) = activity.next_step(timeouts) else { return Poll::Pending };
@@ -277,14 +307,14 @@ where
                 }
                 Step::Retire => {
                     activity.retire(now);
-                    connection.as_mut().graceful_shutdown();
+                    shut_down(connection.as_mut());
                 }
                 Step::Age => {
                     activity.age();
                     // An HTTP/1.1 client learns it from its next answer.
                     if is_http2 {
                         activity.retire(now);
-                        connection.as_mut().graceful_shutdown();
+                        shut_down(connection.as_mut());
                     }
                 }
             }
