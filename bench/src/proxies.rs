@@ -1,5 +1,5 @@
-//! `bench dispatcher`: the dispatcher next to NGINX and HAProxy. The same load goes through each of the three in turn,
-//! to the same stub replica.
+//! `bench dispatcher`: the dispatcher next to NGINX, HAProxy, and HAProxy with a queue. The same load goes through each
+//! in turn, to the same stub replica.
 
 mod cell;
 mod measurements;
@@ -16,7 +16,7 @@ use cell::{CellMeasurement, ServerKind, TableCell};
 use clap::{Args, value_parser};
 use harness::paths;
 use harness::stack::{ServiceProcess, Stack};
-use measurements::CellMeasurements;
+use measurements::{CellMeasurements, PEERS};
 use peer::Peer;
 use std::fs;
 use std::net::SocketAddr;
@@ -60,7 +60,8 @@ impl Options {
         let mut cells = Vec::new();
         for &body in &self.bodies {
             for &connections in &self.connections {
-                let mut servers = vec![ServerKind::Roundhouse, ServerKind::Nginx, ServerKind::Haproxy];
+                let mut servers = vec![ServerKind::Roundhouse];
+                servers.extend(PEERS);
                 if connections == 1 {
                     servers.push(ServerKind::Direct);
                 }
@@ -95,6 +96,7 @@ struct RunningServers {
     dispatcher: ServiceProcess,
     nginx: Peer,
     haproxy: Peer,
+    haproxy_queue: Peer,
     direct: String,
     _stub: StubReplicas,
 }
@@ -110,7 +112,8 @@ impl RunningServers {
         let dispatcher = start_dispatcher(upstream, folder)?;
         let nginx = Peer::nginx(upstream, folder)?;
         let haproxy = Peer::haproxy(upstream, folder)?;
-        Ok(Self { dispatcher, nginx, haproxy, direct: upstream.to_string(), _stub: stub })
+        let haproxy_queue = Peer::haproxy_with_queue(upstream, CAPACITY, folder)?;
+        Ok(Self { dispatcher, nginx, haproxy, haproxy_queue, direct: upstream.to_string(), _stub: stub })
     }
 
     /// Measures all rounds. Returns the measurements, and a line for each cell in which requests failed.
@@ -146,6 +149,7 @@ impl RunningServers {
             ServerKind::Roundhouse => (&self.dispatcher.address, Some(self.dispatcher.id())),
             ServerKind::Nginx => (&self.nginx.address, Some(self.nginx.id())),
             ServerKind::Haproxy => (&self.haproxy.address, Some(self.haproxy.id())),
+            ServerKind::HaproxyQueue => (&self.haproxy_queue.address, Some(self.haproxy_queue.id())),
             ServerKind::Direct => (&self.direct, None),
         }
     }

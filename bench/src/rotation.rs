@@ -115,7 +115,7 @@ impl Load {
             let ended = EndedAttempt {
                 was_suspect: false,
                 signal: HealthSignal::Answered { capacity: Some(CAPACITY) },
-                news: SlotNews { taken: Some(held.saturating_sub(1)), retry: None },
+                news: SlotNews { taken: Some(held.saturating_sub(1)), ..SlotNews::default() },
                 service_time: SERVICE_TIME,
             };
             black_box(self.rotation.release(replica, ended, self.now, 0.5));

@@ -164,9 +164,11 @@ impl Attempt<'_> {
     }
 
     async fn exchange(&self, mut connection: ReplicaConnection) -> Result<AttemptResult, ExchangeError> {
-        let remains = self.deadline.saturating_duration_since(Instant::now());
+        let started = Instant::now();
+        let remains = self.deadline.saturating_duration_since(started);
         let head = request_head::write(self.address, self.request, remains, self.waited, self.slot);
-        let answer = connection.exchange(&head, self.request.body.pieces(), self.max_answer_bytes()).await?;
+        let (body, limit) = (self.request.body.pieces(), self.max_answer_bytes());
+        let answer = connection.exchange(&head, body, limit, started).await?;
         Ok(AttemptResult::received(answer, &self.request.endpoint, connection))
     }
 

@@ -2,9 +2,9 @@
 //! contract.
 
 use crate::admin::Admin;
-use crate::dispatch::RequestDispatcher;
+use crate::dispatch::{Expiry, RequestDispatcher};
 use crate::fair::Tenant;
-use crate::forward::{BodyKind, ReplicaAnswer};
+use crate::forward::ReplicaAnswer;
 use crate::inference_protocol::{self, InferenceProtocol, is_infer};
 use crate::meters::{RequestMeters, ShedReason, count_shed};
 use crate::outcome::Outcome;
@@ -24,6 +24,7 @@ use service::headers::{deep_copy, text};
 use service::memory_budget::MemoryBudget;
 use service::options::RequestLimits;
 use service::respond::{self, Reply};
+use service::server::HeadArrived;
 use service::trace::{ServerSpan, TraceContext};
 use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
 use std::sync::Arc;
@@ -61,7 +62,7 @@ impl Handler {
         let path = head.uri.path();
         let uses_protocol = is_infer(path);
         if wire::takes_image(&head.method, path) || uses_protocol && head.method == Method::POST {
-            let arrived = Instant::now();
+            let arrived = head.extensions.get().map_or_else(Instant::now, |&HeadArrived(arrived)| arrived);
             let mut trace = TraceContext::from_headers(&head.headers);
             let account = self.tokens.as_ref().map(|tokens| tokens.account(&head.headers)).transpose();
             let counted = account.as_ref().ok().cloned().flatten();
@@ -74,7 +75,8 @@ impl Handler {
             let upload = Upload::new(&head.headers, body);
             // Boxed on its own, so that the memory for reading the body is free while the request waits.
             let received = self.clone().receive(trace, checked, upload, memory_budget, arrived).boxed();
-            self.clone().predict(received, counted, uses_protocol, logged).boxed()
+            let predicted = self.clone().predict(received, Expiry::Timer, counted, uses_protocol, logged);
+            predicted.map(|predicted| predicted.map_or_else(|refusal| *refusal, Prediction::into_reply)).boxed()
         } else {
             self.clone().answer_other(head, body).boxed()
         }
@@ -129,38 +131,38 @@ impl Handler {
         })
     }
 
-    /// Answers a classification request. Every waiting request holds one of these futures, so the future is small: the
-    /// memory of `received` is freed once the body has arrived.
-    fn predict(
+    /// Answers a classification request. The error is the response to a request that is refused or has failed. Every
+    /// waiting request holds one of these futures, so the future is small: the memory of `received` is freed once the body
+    /// has arrived.
+    pub(crate) fn predict(
         self: Arc<Self>,
-        received: BoxFuture<'static, Received>,
+        received: impl Future<Output = Received> + Send + 'static,
+        expiry: Expiry,
         account: Option<Arc<Account>>,
         uses_protocol: bool,
         logged: Option<Box<LoggedRequest>>,
-    ) -> impl Future<Output = Reply> + Send {
+    ) -> impl Future<Output = Result<Prediction, Box<Reply>>> + Send {
         let (queued, outcome) = (None, Outcome::ClientGone);
         let mut recorder = OutcomeRecorder { handler: self, account, queued, outcome, uses_protocol, logged };
         async move {
             let request = match received.await {
                 Ok(request) => request,
-                Err((error, trace)) => return recorder.refuse(&error, &trace),
+                Err((error, trace)) => return Err(recorder.refuse(&error, &trace).into()),
             };
             recorder.queued = Some(request.accepted);
             if let Some(logged) = &mut recorder.logged {
                 logged.accepted = Some(request.accepted);
                 (logged.body_bytes, logged.timeline) = (request.body.len(), request.timeline.clone());
             }
-            match recorder.handler.dispatcher.answer(&request).await {
+            match recorder.handler.dispatcher.answer(&request, expiry).await {
                 Ok(answer) => {
                     recorder.set_outcome(outcome_of(&answer), answer.status.as_u16());
-                    let mut reply = reply_of(answer);
-                    request.trace.write(reply.headers_mut());
-                    reply
+                    Ok(Prediction { answer, request })
                 }
                 Err(error) => {
                     // A refusal takes no time. If it counted as a latency, an overload would look fast.
                     recorder.queued.take_if(|_| matches!(error.code, Code::QueueFull | Code::Overloaded));
-                    recorder.refuse(&error, &request.trace)
+                    Err(recorder.refuse(&error, &request.trace).into())
                 }
             }
         }
@@ -205,7 +207,25 @@ impl Handler {
 }
 
 /// A request with its body, or the error and the trace context of a request that is refused.
-type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
+pub(crate) type Received = Result<Arc<BufferedRequest>, (RequestError, TraceContext)>;
+
+/// The answer of a replica, and the request that it answers.
+pub(crate) struct Prediction {
+    pub(crate) answer: ReplicaAnswer,
+    pub(crate) request: Arc<BufferedRequest>,
+}
+
+impl Prediction {
+    fn into_reply(self) -> Reply {
+        let Self { answer, request } = self;
+        let mut reply = respond::bytes(answer.status, answer.kind.content_type(), answer.body);
+        if let Some(length) = answer.json_length {
+            reply.headers_mut().insert(header::INFERENCE_JSON_LENGTH, HeaderValue::from(length));
+        }
+        request.trace.write(reply.headers_mut());
+        reply
+    }
+}
 
 /// The values in the head of a request after they were checked.
 struct CheckedHead {
@@ -227,17 +247,6 @@ fn outcome_of(answer: &ReplicaAnswer) -> Outcome {
     }
 }
 
-/// The response with a replica's answer.
-fn reply_of(answer: ReplicaAnswer) -> Reply {
-    let ReplicaAnswer { status, kind, json_length, body } = answer;
-    let content_type = if kind == BodyKind::Binary { "application/octet-stream" } else { "application/json" };
-    let mut reply = respond::bytes(status, content_type, body);
-    if let Some(length) = json_length {
-        reply.headers_mut().insert(header::INFERENCE_JSON_LENGTH, HeaderValue::from(length));
-    }
-    reply
-}
-
 /// Records the outcome and the duration of a request. This happens in the destructor, so that a request whose client
 /// leaves is recorded, too.
 struct OutcomeRecorder {
@@ -256,7 +265,7 @@ struct OutcomeRecorder {
 }
 
 /// The values of a request that only the log of requests needs.
-struct LoggedRequest {
+pub(crate) struct LoggedRequest {
     path: &'static str,
     trace: TraceContext,
     /// The instant at which the head of the request had arrived.
@@ -271,7 +280,7 @@ struct LoggedRequest {
 }
 
 impl LoggedRequest {
-    fn new(path: &str, arrived: Instant, trace: TraceContext, span: Option<ServerSpan>) -> Self {
+    pub(crate) fn new(path: &str, arrived: Instant, trace: TraceContext, span: Option<ServerSpan>) -> Self {
         let path = match path {
             "/predict" => "/predict",
             "/infer" => "/infer",

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod own_fault;
 pub mod permit;
+pub mod plain;
 pub mod poison;
 pub mod pool;
 pub mod probe;

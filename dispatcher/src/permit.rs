@@ -8,13 +8,14 @@ use crate::poison::PoisonList;
 use crate::request::BufferedRequest;
 use crate::rotation::{Address, SlotNews};
 use crate::timeline::{self, Timeline};
+use crate::worker::ReportSender;
 use hyper::StatusCode;
 use service::wire::RequestError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// The longest time that an attempt whose client has left may go on after the deadline. The replica knows the deadline,
 /// but may be in the middle of a forward pass, and the slot stays taken until that pass ends.
@@ -77,8 +78,8 @@ pub struct Assignment {
     pub stall_notice: oneshot::Receiver<()>,
     /// Receives a permit for a second replica when the answer is slow; `None` if there must be no second one.
     pub hedge: Option<oneshot::Receiver<Permit>>,
-    /// The channel on which the worker receives the report.
-    pub reports: mpsc::UnboundedSender<AttemptReport>,
+    /// The way of the report to the worker.
+    pub reports: ReportSender,
 }
 
 /// The right to send one request to one replica. The permit reports to the worker when its attempt ends, or when it is
@@ -107,7 +108,7 @@ impl Permit {
     pub fn send(mut self, request: Arc<BufferedRequest>, poison: Arc<PoisonList>) -> RunningAttempt {
         let Assignment { permit_id, address, connection, waited, deadline, slot, stall_notice, hedge, reports } =
             *self.assignment.take().expect("only `send` and `drop` take the assignment, and both consume the permit");
-        let (started, reporter) = (Instant::now(), reports.clone());
+        let started = Instant::now();
         let hedge = hedge.map(|permit| Box::new(Hedge { permit, request: request.clone(), poison: poison.clone() }));
         let logged =
             request.timeline.clone().map(|timeline| LoggedAttempt { timeline, replica: address.clone(), started });
@@ -123,7 +124,7 @@ impl Permit {
                 Err(AttemptFailure::Died) => poison.record_death(request.body.pieces(), started, Instant::now()),
                 Ok(_) | Err(_) => 0,
             };
-            report(&reporter, permit_id, result, body_deaths, started.elapsed())
+            (result, body_deaths)
         });
         RunningAttempt {
             logged,
@@ -141,19 +142,21 @@ impl Permit {
     /// Reports `result` without sending anything. Tests call this function in the place of an attempt.
     #[cfg(test)]
     pub fn end(mut self, result: Result<StatusCode, AttemptFailure>) -> Result<StatusCode, PermitReceiver> {
-        let assignment = self
-            .assignment
-            .take()
-            .expect("only `send`, `end` and `drop` take the assignment, and all consume the permit");
-        let answer = result.map(|status| ReplicaAnswer {
-            status,
-            kind: forward::BodyKind::Json,
-            json_length: None,
-            body: bytes::Bytes::new(),
-        });
-        let slots = SlotNews::default();
-        let result = AttemptResult { answer, capacity: None, slots, work: None, full_work: None, connection: None };
-        report(&assignment.reports, assignment.permit_id, result, 0, assignment.waited).map(|answer| answer.status)
+        let Assignment { permit_id, waited, reports, .. } = self.take_assignment();
+        report(&reports, permit_id, test_result(result), 0, waited).map(|answer| answer.status)
+    }
+
+    /// Like [`Permit::end`], for an attempt whose client has left.
+    #[cfg(test)]
+    pub fn end_abandoned(mut self, result: Result<StatusCode, AttemptFailure>) {
+        let Assignment { permit_id, waited, reports, .. } = self.take_assignment();
+        report_abandoned(&reports, permit_id, test_result(result), 0, waited);
+    }
+
+    #[cfg(test)]
+    fn take_assignment(&mut self) -> Assignment {
+        let assignment = self.assignment.take();
+        *assignment.expect("only `send`, `end` and `drop` take the assignment, and all consume the permit")
     }
 
     /// The contents of the permit.
@@ -168,30 +171,65 @@ impl Drop for Permit {
         if let Some(assignment) = self.assignment.take() {
             let Assignment { permit_id, connection, reports, .. } = *assignment;
             let result = AttemptResult { connection, ..AttemptResult::failed(AttemptFailure::Unused) };
-            // The client has left, so nothing receives on the channel for the next permit.
-            drop(report(&reports, permit_id, result, 0, Duration::ZERO));
+            report_abandoned(&reports, permit_id, result, 0, Duration::ZERO);
         }
     }
+}
+
+/// The result of an attempt that a test does not make.
+#[cfg(test)]
+fn test_result(result: Result<StatusCode, AttemptFailure>) -> AttemptResult {
+    let answer = result.map(|status| ReplicaAnswer {
+        status,
+        kind: forward::BodyKind::Json,
+        json_length: None,
+        body: bytes::Bytes::new(),
+    });
+    let slots = SlotNews::default();
+    AttemptResult { answer, capacity: None, slots, work: None, full_work: None, connection: None }
 }
 
 /// Sends the worker the report about an attempt. Returns the answer, or the channel on which the request receives its
 /// next permit.
 fn report(
-    reports: &mpsc::UnboundedSender<AttemptReport>,
+    reports: &ReportSender,
     permit_id: u64,
     result: AttemptResult,
     body_deaths: u32,
     elapsed: Duration,
 ) -> Result<ReplicaAnswer, PermitReceiver> {
+    let (answer, mut report) = split(permit_id, result, body_deaths, elapsed);
+    let returned = answer.map_err(|_failure| {
+        let (sender, receiver) = oneshot::channel();
+        report.next_permit = Some(sender);
+        receiver
+    });
+    reports.send(report);
+    returned
+}
+
+/// Sends the worker the report about an attempt whose client has left. The worker may handle it before this function
+/// returns, so the report has no channel for a next permit. Otherwise the request would be sent again.
+fn report_abandoned(
+    reports: &ReportSender,
+    permit_id: u64,
+    result: AttemptResult,
+    body_deaths: u32,
+    elapsed: Duration,
+) {
+    reports.send(split(permit_id, result, body_deaths, elapsed).1);
+}
+
+/// The answer in the `result` of an attempt, and the report about it.
+fn split(
+    permit_id: u64,
+    result: AttemptResult,
+    body_deaths: u32,
+    elapsed: Duration,
+) -> (Result<ReplicaAnswer, AttemptFailure>, AttemptReport) {
     let AttemptResult { answer, capacity, slots, work, full_work, connection } = result;
-    let (result, next_permit, returned) = match answer {
-        Ok(answer) => (Ok(answer.status), None, Ok(answer)),
-        Err(failure) => {
-            let (sender, receiver) = oneshot::channel();
-            (Err(failure), Some(sender), Err(receiver))
-        }
-    };
-    // If the worker has ended, there is no slot to free.
+    let result = answer.as_ref().map(|answer| answer.status).map_err(|failure| *failure);
+    let next_permit = None;
     let report = AttemptReport {
         permit_id,
         result,
@@ -204,11 +242,11 @@ fn report(
         connection,
         next_permit,
     };
-    let _ended = reports.send(report);
-    returned
+    (answer, report)
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Result<ReplicaAnswer, PermitReceiver>> + Send>>;
+/// The future of an attempt. The output is its result, and the number of replicas that the body has brought down.
+type Attempt = Pin<Box<dyn Future<Output = (AttemptResult, u32)> + Send>>;
 
 /// An attempt in progress, or two attempts if the request is hedged. A stall notice ends an attempt early. The output is
 /// the first answer, or after the last failure the channel on which the request receives its next permit.
@@ -222,7 +260,7 @@ pub struct RunningAttempt {
     hedge: Option<Box<Hedge>>,
     /// The attempt at a second replica; `None` without a hedge, and once that attempt has failed.
     second: Option<Box<Self>>,
-    reports: mpsc::UnboundedSender<AttemptReport>,
+    reports: ReportSender,
     permit_id: u64,
     started: Instant,
     deadline: Instant,
@@ -260,7 +298,9 @@ impl RunningAttempt {
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<Result<ReplicaAnswer, PermitReceiver>> {
         let Some(attempt) = &mut self.attempt else { return Poll::Pending };
         // The attempt is polled before the notice, so that an answer that arrives together with the notice is not lost.
-        let mut polled = attempt.as_mut().poll(context);
+        let mut polled = attempt.as_mut().poll(context).map(|(result, body_deaths)| {
+            report(&self.reports, self.permit_id, result, body_deaths, self.started.elapsed())
+        });
         if polled.is_pending()
             && let Some(stall_notice) = &mut self.stall_notice
             && let Poll::Ready(notice) = Pin::new(stall_notice).poll(context)
@@ -336,11 +376,10 @@ impl Drop for RunningAttempt {
         let (reports, permit_id, started) = (self.reports.clone(), self.permit_id, self.started);
         let latest = self.deadline + ABANDONED_GRACE;
         tokio::spawn(async move {
-            if tokio::time::timeout_at(latest.into(), attempt).await.is_err() {
-                let expired = AttemptResult::failed(AttemptFailure::Deadline);
-                // The client has left, so nothing receives on the channel for the next permit.
-                drop(report(&reports, permit_id, expired, 0, started.elapsed()));
-            }
+            let expired = |_elapsed| (AttemptResult::failed(AttemptFailure::Deadline), 0);
+            let ended = tokio::time::timeout_at(latest.into(), attempt).await;
+            let (result, body_deaths) = ended.unwrap_or_else(expired);
+            report_abandoned(&reports, permit_id, result, body_deaths, started.elapsed());
         });
     }
 }

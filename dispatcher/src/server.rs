@@ -6,6 +6,7 @@ use crate::dispatch::RequestDispatcher;
 use crate::handler::Handler;
 use crate::inference_protocol::InferenceProtocol;
 use crate::meters::RequestMeters;
+use crate::plain::PlainHandler;
 use crate::request_log::RequestLog;
 use crate::spans::SpanExport;
 use crate::token::{TenantMemory, Tokens};
@@ -14,7 +15,7 @@ use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
 use service::memory_budget::MemoryBudget;
 use service::readiness::Readiness;
-use service::server::ConnectionLimits;
+use service::server::{ConnectionLimits, NamedListener};
 use service::tls::Tls;
 use service::{admin, server, telemetry};
 use std::path::PathBuf;
@@ -83,8 +84,9 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<Reques
         request_limits: config.request_limits,
         meters: RequestMeters::new(config.objective),
     });
+    let plain = Arc::new(PlainHandler(handler.clone()));
     let handle = move |request| handler.handle(request);
-    server::run(listener, tls, config.connection_limits, readiness, config.drain, handle).await;
+    server::run(listener, tls, config.connection_limits, readiness, config.drain, Some(plain), handle).await;
     Ok((log, guard))
 }
 
@@ -101,5 +103,6 @@ async fn serve_admin_paths(listener: TcpListener, limits: ConnectionLimits, admi
         let admin = admin.clone();
         async move { admin.handle(&request).await }
     };
-    server::serve_within("admin", listener, None, limits, handle, std::future::pending(), Duration::ZERO).await;
+    let listener = NamedListener { name: "admin", listener };
+    server::serve_within(listener, None, limits, None, handle, std::future::pending(), Duration::ZERO).await;
 }

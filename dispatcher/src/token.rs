@@ -7,7 +7,7 @@ use crate::rate_limit::RateLimit;
 use crate::token_file::{self, Malformed, TokenLine};
 use arc_swap::ArcSwap;
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use service::file_watcher;
 use service::memory_budget::MemoryBudget;
 use service::wire::{Code, RequestError};
@@ -98,11 +98,19 @@ impl Tokens {
     /// # Errors
     /// If the token is missing or wrong, the error has status 401.
     pub fn account(&self, headers: &HeaderMap) -> Result<Arc<Account>, RequestError> {
+        self.account_of(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes))
+    }
+
+    /// The account of the token in `value`, the value of the header `Authorization`; `None` if the header is absent.
+    ///
+    /// # Errors
+    /// If the token is missing or wrong, the error has status 401.
+    pub fn account_of(&self, value: Option<&[u8]>) -> Result<Arc<Account>, RequestError> {
         let refused = |reason: &str| {
             Err(RequestError::new(Code::Unauthorized, format!("{reason}; send Authorization: Bearer TOKEN")))
         };
-        let Some(value) = headers.get(AUTHORIZATION) else { return refused("a token is required") };
-        let (scheme, given) = value.as_bytes().split_at(value.len().min(b"Bearer ".len()));
+        let Some(value) = value else { return refused("a token is required") };
+        let (scheme, given) = value.split_at(value.len().min(b"Bearer ".len()));
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
             return refused("the Authorization header has no bearer token");
         }

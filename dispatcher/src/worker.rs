@@ -1,8 +1,12 @@
-//! The worker: the one task that owns the queue, the rotation of replicas and the idle connections. Other tasks send it
-//! messages. It admits requests, gives out permits, and handles the reports about attempts. It decides nothing by
-//! itself: pure code decides about admission, retries and the choice of a replica.
+//! The worker, which owns the queue, the rotation of replicas and the idle connections. The tasks of requests call it
+//! (`shared.rs`), and a task of its own handles messages, probes and timers. It admits requests, gives out permits, and
+//! handles the reports about attempts. It decides nothing by itself: pure code decides about admission, retries and the
+//! choice of a replica.
 
 mod claims;
+mod shared;
+
+pub use shared::ReportSender;
 
 use crate::discovery::Published;
 use crate::failure::AttemptFailure;
@@ -33,9 +37,12 @@ use claims::Channel;
 use hyper::StatusCode;
 use service::readiness::Latch;
 use service::wire::{Code, RequestError};
+use shared::SharedWorker;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +71,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// The largest number of [`Message`]s that may wait for the worker, and of messages of replicas about their slots. If there
-/// are as many, the task of a further request or of a channel waits until there is room.
+/// are as many, the sender of a further one waits until there is room.
 const MAX_MESSAGES: usize = 1024;
 
 /// The longest time that the worker sleeps while no probe, liveness check or pause is pending.
@@ -88,8 +95,6 @@ pub struct DispatchSettings {
 /// A message to the worker.
 #[derive(Debug)]
 pub enum Message {
-    /// The worker admits the request to the queue, or refuses it.
-    Submit(QueueEntry<QueuedRequest>),
     /// The worker sets the gauges and sends its status on the channel.
     Status(oneshot::Sender<Status>),
     /// The worker sends the address of a ready replica, or `None` if there is none.
@@ -113,15 +118,21 @@ enum WorkerEvent {
     Published(EndpointChanges, oneshot::Sender<()>),
 }
 
-/// The senders of the channels to the worker.
+/// The way to the worker.
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
+    worker: Arc<SharedWorker>,
     /// The channel for messages, with room for [`MAX_MESSAGES`].
     pub messages: mpsc::Sender<Message>,
     events: mpsc::UnboundedSender<WorkerEvent>,
 }
 
 impl WorkerHandle {
+    /// Submits a request. The worker admits it to the queue, or refuses it.
+    pub fn submit(&self, entry: QueueEntry<QueuedRequest>) {
+        self.worker.submit(entry);
+    }
+
     /// Removes a request whose client has left, or whose deadline has passed, from the queue.
     pub fn withdraw(&self, sequence_number: SequenceNumber) {
         // If the worker has ended, it holds no requests.
@@ -148,19 +159,24 @@ fn spawn_with(
 ) -> WorkerHandle {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     // These two channels have no bound, because a destructor cannot wait for room. Admitted requests bound their
-    // length: each request, attempt and probe sends one message, and discovery one at a time.
+    // length: each request, attempt and probe sends at most one message, and discovery one at a time.
     let (events, event_inbox) = mpsc::unbounded_channel();
     let (reports, report_inbox) = mpsc::unbounded_channel();
-    let mut worker = Worker::new(settings, probe, events.clone(), reports);
+    let mut worker = Worker::new(settings, probe, events.clone(), reports.clone());
     let mut undiscovered = Some(undiscovered);
     // The replicas of a list or a file are known before the first request.
     if let Ok(changes) = published.try_recv() {
         worker.apply(&changes);
         undiscovered = None;
     }
-    tokio::spawn(worker.run(inbox, event_inbox, report_inbox));
+    let channel_inbox = worker.channel_inbox.take().expect("the worker is new");
+    let worker = Arc::new_cyclic(|shared| {
+        worker.reports = ReportSender::new(shared.clone(), reports);
+        SharedWorker::new(worker)
+    });
+    tokio::spawn(run(worker.clone(), inbox, event_inbox, channel_inbox, report_inbox));
     tokio::spawn(pass_on_changes(published, undiscovered, events.clone()));
-    WorkerHandle { messages, events }
+    WorkerHandle { worker, messages, events }
 }
 
 /// Sends the worker every change that discovery publishes, one at a time: a source that has more waits. Returns at once
@@ -179,12 +195,79 @@ async fn pass_on_changes(
     }
 }
 
+/// The hash of the ids of permits. This process counts them up, so no client chooses them, and a multiplication spreads
+/// them over the table (Fibonacci hashing). The usual hash would take as long as an allocation.
+#[derive(Debug, Clone, Default)]
+struct PermitHasher(u64);
+
+type PermitHash = BuildHasherDefault<PermitHasher>;
+
+impl Hasher for PermitHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(self.0 ^ u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// The worker's own task.
+async fn run(
+    shared: Arc<SharedWorker>,
+    mut inbox: mpsc::Receiver<Message>,
+    mut events: mpsc::UnboundedReceiver<WorkerEvent>,
+    mut channel_inbox: mpsc::Receiver<(ReplicaId, ChannelEvent)>,
+    mut reports: mpsc::UnboundedReceiver<AttemptReport>,
+) {
+    let sleep = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(sleep);
+    let mut has_senders = true;
+    while has_senders || shared.lock().has_requests() {
+        // Reports are received first, because they free slots.
+        tokio::select! {
+            biased;
+            Some(report) = reports.recv() => shared.lock().handle_report(report),
+            Some(event) = events.recv() => shared.lock().handle_event(event),
+            Some((replica, event)) = channel_inbox.recv() => shared.lock().handle_channel_event(replica, event),
+            message = inbox.recv(), if has_senders => match message {
+                Some(message) => shared.lock().handle_message(message),
+                None => {
+                    has_senders = false;
+                    shared.lock().is_ending = true;
+                }
+            },
+            () = shared.wakes.notified() => {}
+            () = &mut sleep => {}
+        }
+        // All reports that have arrived are handled before the next dispatch. Otherwise a request could go to a
+        // replica with many requests, although a report has just freed a slot of an idle one.
+        while let Ok(report) = reports.try_recv() {
+            shared.lock().handle_report(report);
+        }
+        let now = Instant::now();
+        let mut worker = shared.lock();
+        let wake_up = worker.settle(now);
+        // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
+        // would cost more than the wake-ups that find nothing to do.
+        let planned = sleep.deadline().into_std();
+        if wake_up < planned || planned <= now {
+            sleep.as_mut().reset(wake_up.into());
+            worker.planned_wake_up = wake_up;
+        }
+    }
+}
+
 struct Worker {
     settings: DispatchSettings,
     queue: Queue<QueuedRequest>,
     rotation: Rotation,
     /// The requests that have a permit, by the id of the permit.
-    dispatched: HashMap<u64, DispatchedRequest>,
+    dispatched: HashMap<u64, DispatchedRequest, PermitHash>,
     last_permit_id: u64,
     /// The requests that may get a second replica; `None` without `--hedge`.
     hedging: Option<Hedging>,
@@ -196,7 +279,8 @@ struct Worker {
     channels: HashMap<ReplicaId, Channel>,
     /// The channel on which these channels send what they receive. Each has a clone of it.
     channel_events: mpsc::Sender<(ReplicaId, ChannelEvent)>,
-    channel_inbox: mpsc::Receiver<(ReplicaId, ChannelEvent)>,
+    /// The other end of that channel, until the worker's own task has it.
+    channel_inbox: Option<mpsc::Receiver<(ReplicaId, ChannelEvent)>>,
     /// The instant at which claims were renewed, or at which there was none.
     renewed_at: Instant,
     pool: Pool,
@@ -212,8 +296,12 @@ struct Worker {
     probe: ProbeFn,
     /// The channel on which probes send their results. Each probe has a clone of it.
     events: mpsc::UnboundedSender<WorkerEvent>,
-    /// The channel on which permits send their reports. Each permit has a clone of it.
-    reports: mpsc::UnboundedSender<AttemptReport>,
+    /// The way of the reports of permits. Each permit has a clone of it.
+    reports: ReportSender,
+    /// The instant at which the worker's own task wakes at the latest.
+    planned_wake_up: Instant,
+    /// Whether every [`WorkerHandle`] is gone. The worker's own task ends after the last request.
+    is_ending: bool,
 }
 
 impl Worker {
@@ -228,14 +316,14 @@ impl Worker {
         Self {
             queue: Queue::new(settings.order, settings.queue_length),
             rotation: Rotation::new(settings.balance),
-            dispatched: HashMap::new(),
+            dispatched: HashMap::default(),
             last_permit_id: 0,
             hedging: settings.hedge.then(Hedging::default),
             dispatcher_id: rand::random(),
             sharing: Sharing::default(),
             channels: HashMap::new(),
             channel_events,
-            channel_inbox,
+            channel_inbox: Some(channel_inbox),
             renewed_at: now,
             pool: Pool::default(),
             retry_budget: RetryBudget::new(now),
@@ -247,63 +335,36 @@ impl Worker {
             meters: WorkerMeters::new(now),
             probe,
             events,
-            reports,
+            reports: ReportSender::new(Weak::new(), reports),
+            planned_wake_up: now,
+            is_ending: false,
             settings,
         }
     }
 
-    async fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Message>,
-        mut events: mpsc::UnboundedReceiver<WorkerEvent>,
-        mut reports: mpsc::UnboundedReceiver<AttemptReport>,
-    ) {
-        let sleep = tokio::time::sleep(Duration::ZERO);
-        tokio::pin!(sleep);
-        let mut has_senders = true;
-        while has_senders || !self.dispatched.is_empty() || !self.queue.is_empty() {
-            // Reports are received first, because they free slots.
-            tokio::select! {
-                biased;
-                Some(report) = reports.recv() => self.handle_report(report),
-                Some(event) = events.recv() => self.handle_event(event),
-                Some((replica, event)) = self.channel_inbox.recv() => self.handle_channel_event(replica, event),
-                message = inbox.recv(), if has_senders => match message {
-                    Some(message) => self.handle_message(message),
-                    None => has_senders = false,
-                },
-                () = &mut sleep => {}
-            }
-            // All reports that have arrived are handled before the next dispatch. Otherwise a request could go to a
-            // replica with many requests, although a report has just freed a slot of an idle one.
-            while let Ok(report) = reports.try_recv() {
-                self.handle_report(report);
-            }
-            let now = Instant::now();
-            self.dispatch_waiting(now);
-            let next_renewal = self.claim_slots(now);
-            let next_exchange = self.exchange_backlogs(now);
-            self.load.record_own_slots(!self.queue.is_empty(), self.rotation.own_slots_share(), now);
-            self.start_due_probes(now);
-            self.pool.close_expired(now);
-            let next_hedge = self.hedge_due_requests(now);
-            let next_probe = self.rotation.next_wake_up(now, self.stall_timeout());
-            let next_rescue = self.rescues.peek().map(|Reverse((at, _))| *at);
-            let wake_ups = [next_probe, next_rescue, self.pool.next_expiry(), next_hedge, next_renewal, next_exchange];
-            let wake_up = wake_ups.into_iter().flatten().min();
-            let wake_up = wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now));
-            // The timer is set only if it has expired, or if it would expire too late. Setting it for every request
-            // would cost more than the wake-ups that find nothing to do.
-            let planned = sleep.deadline().into_std();
-            if wake_up < planned || planned <= now {
-                sleep.as_mut().reset(wake_up.into());
-            }
-        }
+    /// Does what is due at `now`, after one or more events. Returns the instant at which something will be due next.
+    fn settle(&mut self, now: Instant) -> Instant {
+        self.dispatch_waiting(now);
+        let next_renewal = self.claim_slots(now);
+        let next_exchange = self.exchange_backlogs(now);
+        self.load.record_own_slots(!self.queue.is_empty(), self.rotation.own_slots_share(), now);
+        self.start_due_probes(now);
+        self.pool.close_expired(now);
+        let next_hedge = self.hedge_due_requests(now);
+        let next_probe = self.rotation.next_wake_up(now, self.stall_timeout());
+        let next_rescue = self.rescues.peek().map(|Reverse((at, _))| *at);
+        let wake_ups = [next_probe, next_rescue, self.pool.next_expiry(), next_hedge, next_renewal, next_exchange];
+        let wake_up = wake_ups.into_iter().flatten().min();
+        wake_up.map_or(now + LONGEST_SLEEP, |at| at.max(now))
+    }
+
+    /// Whether requests wait or are at replicas.
+    fn has_requests(&self) -> bool {
+        !self.dispatched.is_empty() || !self.queue.is_empty()
     }
 
     fn handle_message(&mut self, message: Message) {
         match message {
-            Message::Submit(entry) => self.admit(entry),
             Message::Status(reply) => {
                 let now = Instant::now();
                 self.meters.set_gauges(&self.queue, &self.rotation, &self.load, now);
@@ -455,6 +516,16 @@ impl Worker {
             return refuse(entry.request, Code::Overloaded, &message, retry_after);
         }
         entry.request.waited_for_slot = !state.slot_is_free;
+        let is_punctual = entry.objective >= now + self.load.service_time() && entry.deadline > now;
+        // No request waits that this one would pass, so it need not be queued.
+        if state.slot_is_free
+            && is_punctual
+            && self.rotation.has_free_slot(now)
+            && let Some(replica) = self.rotation.pick(entry.request.constraints(), now)
+        {
+            self.meters.enqueued.increment(1);
+            return self.dispatch(entry, replica, false, now);
+        }
         match self.queue.push(entry) {
             Ok(displaced) => {
                 if let Some(displaced) = displaced {

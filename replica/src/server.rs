@@ -60,7 +60,7 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
         name: config.name,
     });
     let handle = move |request| handler.clone().handle(request);
-    let serving = server::run(listener, None, config.connection_limits, readiness, config.drain, handle);
+    let serving = server::run(listener, None, config.connection_limits, readiness, config.drain, None, handle);
     tokio::select! {
         () = serving => Ok(()),
         error = fatal_errors.recv() => match error {

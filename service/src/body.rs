@@ -46,15 +46,47 @@ const COPY_BELOW: usize = 4 << 10;
 /// A whole body, in the pieces in which it arrived. Its bytes count towards its [`MemoryBudget`] until it is dropped.
 #[derive(Debug)]
 pub struct Chunks {
-    pieces: Vec<Bytes>,
+    pieces: Pieces,
     len: usize,
     memory: Reservation,
+}
+
+/// The pieces of a body. Most bodies have one piece, which needs no memory for a list.
+#[derive(Debug)]
+enum Pieces {
+    One(Bytes),
+    Many(Vec<Bytes>),
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        *self = match std::mem::replace(self, Self::Many(Vec::new())) {
+            Self::Many(pieces) if pieces.is_empty() => Self::One(piece),
+            Self::Many(mut pieces) => {
+                pieces.push(piece);
+                Self::Many(pieces)
+            }
+            Self::One(first) => Self::Many(vec![first, piece]),
+        }
+    }
+
+    fn as_slice(&self) -> &[Bytes] {
+        match self {
+            Self::One(piece) => std::slice::from_ref(piece),
+            Self::Many(pieces) => pieces,
+        }
+    }
 }
 
 impl Chunks {
     /// An empty body whose bytes will count towards `memory_budget`.
     pub fn new(memory_budget: MemoryBudget) -> Self {
-        Self { pieces: Vec::new(), len: 0, memory: Reservation::empty(memory_budget) }
+        Self { pieces: Pieces::Many(Vec::new()), len: 0, memory: Reservation::empty(memory_budget) }
+    }
+
+    /// A body of one piece, for which `memory` is reserved.
+    pub(crate) fn whole(body: Bytes, memory: Reservation) -> Self {
+        Self { len: body.len(), pieces: Pieces::One(body), memory }
     }
 
     /// The length of the body in bytes.
@@ -69,12 +101,12 @@ impl Chunks {
 
     /// The pieces of the body, in order.
     pub fn pieces(&self) -> &[Bytes] {
-        &self.pieces
+        self.pieces.as_slice()
     }
 
     /// The body in one piece. Only a body of several pieces is copied.
     pub fn to_bytes(&self) -> Bytes {
-        match &self.pieces[..] {
+        match self.pieces() {
             [] => Bytes::new(),
             [whole] => whole.clone(),
             pieces => pieces.concat().into(),
@@ -87,9 +119,7 @@ impl Chunks {
         let has_room = self.memory.grow(piece.len());
         if has_room {
             self.len += piece.len();
-            if self.pieces.is_empty() {
-                // Most bodies have one piece. Without this call, `push` would reserve memory for four.
-                self.pieces.reserve_exact(1);
+            if self.pieces().is_empty() {
                 self.pieces.push(if piece.len() < COPY_BELOW { Bytes::copy_from_slice(&piece) } else { piece });
             } else if piece.len() < COPY_BELOW {
                 gathered.extend_from_slice(&piece);
@@ -300,7 +330,7 @@ mod tests {
             (&[1; 1000], 2),
         ] {
             let (chunks, whole) = chunks(&MemoryBudget::new(usize::MAX), lengths);
-            assert_eq!(chunks.pieces.len(), pieces, "{lengths:?}");
+            assert_eq!(chunks.pieces().len(), pieces, "{lengths:?}");
             assert_eq!(chunks.to_bytes(), whole);
             assert_eq!(chunks.pieces().concat(), whole);
             assert_eq!(chunks.len(), whole.len());

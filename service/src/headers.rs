@@ -26,10 +26,16 @@ static COMMON: [HeaderValue; 5] = [
 /// A copy of `value` in memory of its own. A received value is a slice of the buffer that the whole request was read
 /// into. A stored `clone` of the value would keep that buffer in memory.
 pub fn deep_copy(value: &HeaderValue) -> HeaderValue {
-    let common = COMMON.iter().find(|common| *common == value);
-    common
-        .cloned()
-        .unwrap_or_else(|| HeaderValue::from_bytes(value.as_bytes()).expect("the bytes of a valid value are valid"))
+    own_value(value.as_bytes())
+}
+
+/// A header value in memory of its own.
+///
+/// # Panics
+/// If `value` is not valid. The values of a head that was parsed are valid.
+pub fn own_value(value: &[u8]) -> HeaderValue {
+    let common = COMMON.iter().find(|common| common.as_bytes() == value);
+    common.cloned().unwrap_or_else(|| HeaderValue::from_bytes(value).expect("the bytes of a valid value are valid"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! readiness, shutdown, TLS, logs and metrics. Knows nothing of queues, models, scaling or load.
 
 pub mod admin;
+mod blocks;
 pub mod body;
 pub mod coding;
 pub mod descriptors;

@@ -14,6 +14,11 @@ mod listener;
 mod meters;
 mod opening;
 mod peers;
+mod plain;
+mod plain_answer;
+#[cfg(test)]
+mod plain_differential;
+mod plain_head;
 mod refusal;
 mod stream;
 
@@ -21,6 +26,9 @@ pub use framing::RefusedFraming;
 pub use limits::ConnectionLimits;
 pub use listener::{listen, listen_as};
 pub use meters::CONNECTION_METRICS;
+pub use plain::{Answer, Answering, HeadArrived, PlainRequests, TakenRequest};
+pub use plain_answer::PlainAnswer;
+pub use plain_head::{PlainHead, Unusual};
 
 use crate::readiness::Readiness;
 use crate::respond::Reply;
@@ -57,14 +65,24 @@ pub struct DrainConfig {
     pub exit_with_parent: bool,
 }
 
+/// A listener with its name, the label `listener` of the metrics.
+pub struct NamedListener {
+    /// The name.
+    pub name: &'static str,
+    /// The listener.
+    pub listener: TcpListener,
+}
+
 /// Serves until a request to stop ([`shutdown::requested`]). Then `/readyz` reports not ready, new
-/// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`.
+/// connections are accepted for `drain.delay`, and accepted requests finish within `drain.grace`. `plain` answers plain
+/// requests over HTTP/1.1, and `handle` all others.
 pub async fn run<H, F>(
     listener: TcpListener,
     tls: Option<Tls>,
     limits: ConnectionLimits,
     readiness: Readiness,
     drain: DrainConfig,
+    plain: Option<Arc<dyn PlainRequests>>,
     handle: H,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -92,7 +110,8 @@ pub async fn run<H, F>(
             reply
         }
     };
-    serve_within("main", listener, tls, limits, handle, stop, drain.grace).await;
+    let listener = NamedListener { name: "main", listener };
+    serve_within(listener, tls, limits, plain, handle, stop, drain.grace).await;
 }
 
 /// Serves like [`serve_within`], with the default limits.
@@ -106,19 +125,20 @@ pub async fn serve<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    serve_within("main", listener, tls, ConnectionLimits::default(), handle, stop, grace).await;
+    let listener = NamedListener { name: "main", listener };
+    serve_within(listener, tls, ConnectionLimits::default(), None, handle, stop, grace).await;
 }
 
 /// Serves until `stop` resolves, and then lets accepted requests finish within `grace`. Connections beyond
-/// [`descriptors::for_connections`] wait in the kernel's backlog. `name` is the label `listener` of the metrics.
+/// [`descriptors::for_connections`] wait in the kernel's backlog. `plain` answers plain requests over HTTP/1.1.
 ///
 /// # Cancel safety
 /// Dropping the future drops the listener. Connections in progress are served until the runtime ends.
 pub async fn serve_within<H, F>(
-    name: &'static str,
-    listener: TcpListener,
+    listener: NamedListener,
     tls: Option<Tls>,
     limits: ConnectionLimits,
+    plain: Option<Arc<dyn PlainRequests>>,
     handle: H,
     stop: impl Future<Output = ()>,
     grace: Duration,
@@ -126,10 +146,11 @@ pub async fn serve_within<H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
+    let NamedListener { name, listener } = listener;
     let meters = Arc::new(ConnectionMeters::new(name));
     let server = HttpServer {
         peers: limits.max_connections_per_peer.map(|limit| Arc::new(Peers::new(limit))),
-        connections: ConnectionHandler::new(tls, limits, meters.clone()),
+        connections: ConnectionHandler::new(tls, limits, plain, meters.clone()),
         meters,
         handle,
         stop: watch::Sender::new(false),

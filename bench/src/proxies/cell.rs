@@ -14,7 +14,9 @@ pub(crate) enum ServerKind {
     Nginx,
     /// HAProxy.
     Haproxy,
-    /// The stub replica behind the other three servers. They add latency to its own.
+    /// HAProxy with a queue: the slots of a replica bound the requests that it gets, and the others wait.
+    HaproxyQueue,
+    /// The stub replica behind the other servers. They add latency to its own.
     Direct,
 }
 
@@ -25,6 +27,7 @@ impl ServerKind {
             Self::Roundhouse => "roundhouse",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::HaproxyQueue => "haproxy-queue",
             Self::Direct => "direct",
         }
     }

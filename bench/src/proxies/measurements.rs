@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const USUAL_CONNECTIONS: u32 = 64;
 
 /// The servers with which the dispatcher is compared.
-pub(crate) const PEERS: [ServerKind; 2] = [ServerKind::Nginx, ServerKind::Haproxy];
+pub(crate) const PEERS: [ServerKind; 3] = [ServerKind::Nginx, ServerKind::Haproxy, ServerKind::HaproxyQueue];
 
 /// A function that returns one number of a measurement; `None` if the measurement lacks the number.
 pub(crate) type Pick = fn(&CellMeasurement) -> Option<f64>;

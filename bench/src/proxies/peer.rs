@@ -34,7 +34,7 @@ impl Peer {
     /// If NGINX is not installed or does not answer.
     pub(crate) fn nginx(upstream: SocketAddr, folder: &Path) -> Result<Self> {
         let template = include_str!("../../peers/nginx.conf");
-        Self::start(tool::NGINX, template, upstream, folder, |command, config| {
+        Self::start(tool::NGINX, "nginx", template, upstream, folder, |command, config| {
             command.args(["-e", "stderr", "-p"]).arg(folder).arg("-c").arg(config);
         })
     }
@@ -44,8 +44,22 @@ impl Peer {
     /// # Errors
     /// If HAProxy is not installed or does not answer.
     pub(crate) fn haproxy(upstream: SocketAddr, folder: &Path) -> Result<Self> {
-        let template = include_str!("../../peers/haproxy.cfg");
-        Self::start(tool::HAPROXY, template, upstream, folder, |command, config| {
+        Self::start_haproxy("haproxy", include_str!("../../peers/haproxy.cfg"), upstream, folder)
+    }
+
+    /// Starts HAProxy with `bench/peers/haproxy.cfg` and a queue: the upstream gets `slots` requests at once, and the
+    /// others wait for the dispatcher's default deadline at most. Its files go to `folder`.
+    ///
+    /// # Errors
+    /// If HAProxy is not installed or does not answer.
+    pub(crate) fn haproxy_with_queue(upstream: SocketAddr, slots: u32, folder: &Path) -> Result<Self> {
+        let server = format!("    timeout queue 5s\n    server stub @UPSTREAM@ maxconn {slots}");
+        let template = include_str!("../../peers/haproxy.cfg").replace("    server stub @UPSTREAM@", &server);
+        Self::start_haproxy("haproxy-queue", &template, upstream, folder)
+    }
+
+    fn start_haproxy(name: &str, template: &str, upstream: SocketAddr, folder: &Path) -> Result<Self> {
+        Self::start(tool::HAPROXY, name, template, upstream, folder, |command, config| {
             // -db keeps HAProxy in the foreground.
             command.args(["-db", "-f"]).arg(config);
         })
@@ -56,14 +70,16 @@ impl Peer {
         self.child.id()
     }
 
+    /// Starts `tool`. The names of its files begin with `name`.
     fn start(
         tool: Tool,
+        name: &str,
         template: &str,
         upstream: SocketAddr,
         folder: &Path,
         add_flags: impl FnOnce(&mut Command, &Path),
     ) -> Result<Self> {
-        let file = |extension: &str| folder.join(tool.program).with_extension(extension);
+        let file = |extension: &str| folder.join(name).with_extension(extension);
         let (config, log) = (file("conf"), file("log"));
         let address = free_address()?;
         let text = template.replace("@LISTEN@", &address).replace("@UPSTREAM@", &upstream.to_string());

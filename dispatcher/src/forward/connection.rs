@@ -95,7 +95,7 @@ impl ReplicaConnection {
     }
 
     /// Sends a request with `head` and the pieces of its `body`, and receives the whole answer, whose body has at most
-    /// `max_answer_bytes`. The answer counts although the request is not yet written whole, because a replica may
+    /// `max_answer_bytes`. The exchange has `started` just now. The answer counts although the request is not yet written whole, because a replica may
     /// refuse a body before it has read it.
     ///
     /// # Cancel safety
@@ -105,8 +105,8 @@ impl ReplicaConnection {
         head: &[u8],
         body: &[Bytes],
         max_answer_bytes: usize,
+        started: Instant,
     ) -> Result<Answer, ExchangeError> {
-        let started = Instant::now();
         let mut unsent = Unsent::new(head, body);
         let mut can_write = true;
         let mut reader = AnswerReader::new(max_answer_bytes);

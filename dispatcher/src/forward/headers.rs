@@ -36,6 +36,13 @@ pub enum BodyKind {
     Other,
 }
 
+impl BodyKind {
+    /// The `Content-Type` with which the client receives the body.
+    pub fn content_type(self) -> &'static str {
+        if self == Self::Binary { "application/octet-stream" } else { "application/json" }
+    }
+}
+
 /// The headers of an answer with those that tell where it ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReadHeaders {

@@ -16,7 +16,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -34,7 +34,7 @@ fn conclusion(answer: Result<ReplicaAnswer, AttemptFailure>) -> Conclusion {
 async fn ours(address: &str) -> Conclusion {
     let mut connection = ReplicaConnection::open(address).await.expect("the server listens");
     let head = format!("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", BODY.len());
-    match connection.exchange(head.as_bytes(), &[Bytes::from_static(BODY)], MAX_BODY_BYTES).await {
+    match connection.exchange(head.as_bytes(), &[Bytes::from_static(BODY)], MAX_BODY_BYTES, Instant::now()).await {
         Ok(answer) => conclusion(classify(answer, &Endpoint::Predict { top_k: 5 })),
         Err(ExchangeError::Malformed(_)) => Err(AttemptFailure::Invalid),
         Err(ExchangeError::Ended { .. }) => Err(AttemptFailure::Died),

@@ -46,7 +46,7 @@ fn entry(number: u64, lifetime: Duration) -> (QueueEntry<QueuedRequest>, PermitR
 }
 
 async fn submit(worker: &WorkerHandle, entry: QueueEntry<QueuedRequest>) {
-    worker.messages.send(Message::Submit(entry)).await.expect("the worker runs");
+    worker.submit(entry);
 }
 
 async fn status(worker: &WorkerHandle) -> Status {
@@ -375,11 +375,13 @@ async fn a_request_is_not_hedged_at_its_own_replica_or_before_requests_that_wait
         let status = settled_status(&worker).await;
         let in_flight: usize = status.replicas.iter().map(|replica| replica.in_flight).sum();
         assert_eq!((in_flight, status.queue_length), (2, 0), "{after:?}");
+        // A permit that was dropped would free its slot, and the other request would be hedged there.
+        let mut permits = Vec::new();
         for receiver in receivers {
             let permit = tokio::time::timeout(WAIT_LIMIT, receiver).await.expect("the request gets a permit in time");
-            let mut permit = permit.expect("the worker runs").expect("the worker gives a permit");
-            let hedge = permit.assignment().hedge.as_mut().expect("hedging is on");
-            assert!(hedge.try_recv().is_err(), "{after:?}");
+            permits.push(permit.expect("the worker runs").expect("the worker gives a permit"));
+            let hedge = permits.last_mut().and_then(|permit| permit.assignment().hedge.as_mut());
+            assert!(hedge.expect("hedging is on").try_recv().is_err(), "{after:?}");
         }
     }
 }
@@ -566,11 +568,15 @@ impl SimulatedRequest {
 }
 
 fn end(permit: Permit, ending: Ending) -> Result<StatusCode, PermitReceiver> {
-    permit.end(match ending {
+    permit.end(result(ending))
+}
+
+fn result(ending: Ending) -> Result<StatusCode, AttemptFailure> {
+    match ending {
         Ending::Answered => Ok(StatusCode::OK),
         Ending::Refused => Ok(StatusCode::BAD_REQUEST),
         Ending::Failed(failure) => Err(failure),
-    })
+    }
 }
 
 /// One worker with simulated requests and replicas.
@@ -641,8 +647,7 @@ impl Simulation {
                 if !self.abandoned.is_empty() {
                     let mut permit = self.abandoned.swap_remove(index % self.abandoned.len());
                     self.record_ending(permit.assignment().address.clone(), ending);
-                    // The client has left, so nothing receives on the channel for the next permit.
-                    drop(end(permit, ending));
+                    permit.end_abandoned(result(ending));
                 }
             }
             SimulationStep::Publish(bits) => self.publish(bits).await,

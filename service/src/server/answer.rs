@@ -65,6 +65,12 @@ impl OpenRequest {
         (Self { activity, is_http2, is_read, answer_bytes: None }, refusal)
     }
 
+    /// Counts a plain request that has arrived on the connection of `activity`.
+    pub(super) fn begin_plain(activity: Arc<Activity>) -> Self {
+        activity.begin_request(false);
+        Self { activity, is_http2: false, is_read: false, answer_bytes: None }
+    }
+
     /// The response with this answer, whose body ends the request.
     pub(super) fn answer(mut self, mut reply: Reply) -> Response<AnswerBody> {
         // hyper closes the connection after an answer before the end of the body. Without the header, a client would

@@ -6,6 +6,7 @@ use super::answer::OpenRequest;
 use super::http2::{self as lazy_http2, LazyConnection};
 use super::limits::{ConnectionLimits, Limit};
 use super::meters::ConnectionMeters;
+use super::plain::{PlainConnection, PlainRequests};
 use super::stream::{GuardedStream, Protocol, Resettable};
 use crate::memory_budget::MemoryBudget;
 use crate::respond::Reply;
@@ -19,10 +20,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -50,6 +50,8 @@ pub(super) struct ConnectionHandler {
     limits: Arc<ConnectionLimits>,
     meters: Arc<ConnectionMeters>,
     head_memory: MemoryBudget,
+    /// Answers plain requests; `None` if hyper serves all requests.
+    plain: Option<Arc<dyn PlainRequests>>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     /// The settings that hyper sends first on an HTTP/2 connection.
@@ -59,11 +61,17 @@ pub(super) struct ConnectionHandler {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ConnectionHandler {
-    /// Serves connections within `limits`, with TLS if `tls` is given. `meters` counts them.
+    /// Serves connections within `limits`, with TLS if `tls` is given. `plain` answers plain requests; if it is `None`,
+    /// hyper serves all of them. `meters` counts the connections.
     ///
     /// # Panics
     /// If it is called outside a tokio runtime.
-    pub(super) fn new(tls: Option<Tls>, limits: ConnectionLimits, meters: Arc<ConnectionMeters>) -> Self {
+    pub(super) fn new(
+        tls: Option<Tls>,
+        limits: ConnectionLimits,
+        plain: Option<Arc<dyn PlainRequests>>,
+        meters: Arc<ConnectionMeters>,
+    ) -> Self {
         let mut http1 = http1::Builder::new();
         // The time limits are in `Activity`. hyper's own limit for a head would count the time before the head, too.
         http1.header_read_timeout(None).max_buf_size(READ_BUFFER_BYTES);
@@ -74,7 +82,7 @@ impl ConnectionHandler {
         http2.max_header_list_size(limits.max_header_bytes);
         let head_memory = MemoryBudget::new(HEAD_MEMORY_BYTES);
         let http2_settings = lazy_http2::settings(&http2);
-        Self { tls, limits: Arc::new(limits), meters, head_memory, http1, http2, http2_settings }
+        Self { tls, limits: Arc::new(limits), meters, head_memory, plain, http1, http2, http2_settings }
     }
 
     /// Serves one connection to its end. Once `stop` is true, a connection without a request is closed. `held` is
@@ -112,7 +120,7 @@ impl ConnectionHandler {
     }
 
     /// Waits for the first request and serves the connection. `expected` is the protocol that TLS has negotiated.
-    async fn serve_stream<S, H, F>(
+    pub(super) async fn serve_stream<S, H, F>(
         &self,
         stream: S,
         expected: Option<Protocol>,
@@ -144,8 +152,24 @@ impl ConnectionHandler {
         let first = tokio::time::timeout(self.limits.header_timeout, first);
         let Some(protocol) = until_stopped(first, LAST_SILENCE, &mut stop).await else { return Ok(()) };
         let protocol = protocol.inspect_err(|_| activity.end_by(Limit::HeaderTimeout))??;
+        let mut arrived = None;
+        if let (Protocol::Http1, Some(plain)) = (protocol, &self.plain) {
+            let max_head_bytes = self.limits.max_header_bytes as usize;
+            let mut connection = PlainConnection::new(stream, activity.clone(), plain.clone(), max_head_bytes);
+            let served =
+                drive(Pin::new(&mut connection), PlainConnection::end, &activity, &timeouts, false, stop.clone());
+            served.await?;
+            match connection.into_rest()? {
+                Some(rest) => (stream, arrived) = rest,
+                None => return Ok(()),
+            }
+        }
         let answering = activity.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
+        let arrived = Mutex::new(arrived);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if let Some(arrived) = arrived.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                request.extensions_mut().insert(arrived);
+            }
             let (open, refusal) = OpenRequest::begin(answering.clone(), &request);
             let reply = match refusal {
                 Some(refusal) => Either::Left(ready(refusal)),
@@ -157,7 +181,7 @@ impl ConnectionHandler {
         match protocol {
             Protocol::Http1 => {
                 let mut connection = self.http1.serve_connection(TokioIo::new(stream), service);
-                let end = GracefulConnection::graceful_shutdown;
+                let end = http1::Connection::graceful_shutdown;
                 let served = drive(Pin::new(&mut connection), end, &activity, &timeouts, false, stop.clone()).await;
                 // hyper does not close the stream after a request that asked for another protocol (`Upgrade`,
                 // `CONNECT`), whether the answer has granted it or not.

@@ -107,6 +107,11 @@ impl Framing {
         }
     }
 
+    /// Begins before a request again, after `heads` requests.
+    pub(super) fn restart(&mut self, heads: usize) {
+        *self = Self { heads, ..Self::new(self.max_chunk_bytes) };
+    }
+
     /// The number of bytes of a head that has begun and not ended; 0 if there is no such head.
     pub(super) fn head_bytes(&self) -> usize {
         self.head_bytes

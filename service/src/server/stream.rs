@@ -113,6 +113,38 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
         }
     }
 
+    /// The stream below, whose bytes a caller reads that knows where its requests begin and end; see
+    /// [`GuardedStream::take_read`].
+    pub(super) fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// Takes the bytes that were read and that hyper has not received. They begin with a head.
+    pub(super) fn take_read(&mut self) -> Vec<u8> {
+        self.restart();
+        let mut read = std::mem::take(&mut self.prefix);
+        read.drain(..std::mem::take(&mut self.taken));
+        read
+    }
+
+    /// Returns bytes that begin with the next head. hyper receives them first.
+    ///
+    /// # Errors
+    /// If heads of other connections use all memory for incomplete heads.
+    pub(super) fn give_back(&mut self, bytes: Vec<u8>) -> Result<()> {
+        self.restart();
+        self.prefix = bytes;
+        self.follow(0)
+    }
+
+    /// Expects the next head, after the requests that have begun.
+    fn restart(&mut self) {
+        self.framing.restart(self.activity.begun());
+        self.activity.set_partial_head(false);
+        self.activity.set_arriving(0);
+        self.head_memory.resize(0);
+    }
+
     /// Waits for the first bytes. Returns false if the client closes the connection instead.
     ///
     /// # Errors
