@@ -2,17 +2,37 @@
 
 use crate::request::DispatchedRequest;
 use crate::rotation::ReplicaId;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// The hash of the ids of permits. This process counts them up, so no client chooses them, and a multiplication spreads
+/// them over the table (Fibonacci hashing). The usual hash would take as long as an allocation.
+#[derive(Debug, Clone, Default)]
+struct PermitHasher(u64);
+
+type PermitHash = BuildHasherDefault<PermitHasher>;
+
+impl Hasher for PermitHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(self.0 ^ u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 /// The set of requests that have a permit.
-///
-/// The ids of permits ascend, so their order is the order of dispatch.
 #[derive(Debug, Default)]
 pub struct Dispatched {
-    requests: HashMap<u64, DispatchedRequest>,
-    /// The replica and the permit of each request. Without this order, finding the requests at one replica would read
-    /// those at all replicas, and a failure of many replicas would cost the square of their number.
-    by_replica: BTreeSet<(ReplicaId, u64)>,
+    requests: HashMap<u64, DispatchedRequest, PermitHash>,
+    /// The permits for each replica, by [`ReplicaId::slot`], in no particular order. Without them, finding the requests at
+    /// one replica would read those at all replicas, and a failure of many replicas would cost the square of their number.
+    by_slot: Vec<Vec<u64>>,
 }
 
 impl Dispatched {
@@ -22,7 +42,7 @@ impl Dispatched {
     }
 
     /// Whether there is a request with this permit.
-    pub fn contains_key(&self, permit_id: u64) -> bool {
+    pub fn contains(&self, permit_id: u64) -> bool {
         self.requests.contains_key(&permit_id)
     }
 
@@ -37,23 +57,35 @@ impl Dispatched {
         self.requests.get_mut(&permit_id)
     }
 
-    /// Adds a request that has got a permit. The cost grows by the logarithm of the number of requests.
+    /// Adds a request that has got a permit.
     pub fn insert(&mut self, permit_id: u64, request: DispatchedRequest) {
-        self.by_replica.insert((request.replica, permit_id));
+        let slot = request.replica.slot();
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize_with(slot + 1, Vec::new);
+        }
+        self.by_slot[slot].push(permit_id);
         let replaced = self.requests.insert(permit_id, request);
         debug_assert!(replaced.is_none(), "the id of a permit is never used again");
     }
 
-    /// Removes the request with this permit. The cost grows by the logarithm of the number of requests.
+    /// Removes the request with this permit. The cost grows with the number of requests at its replica.
     pub fn remove(&mut self, permit_id: u64) -> Option<DispatchedRequest> {
         let request = self.requests.remove(&permit_id)?;
-        self.by_replica.remove(&(request.replica, permit_id));
+        let at_replica = &mut self.by_slot[request.replica.slot()];
+        if let Some(index) = at_replica.iter().position(|&id| id == permit_id) {
+            at_replica.swap_remove(index);
+        }
         Some(request)
     }
 
     /// The permits of the requests at `replica`, in the order of their dispatch. Reads no request at another replica.
-    pub fn permits_at(&self, replica: ReplicaId) -> impl Iterator<Item = u64> {
-        self.by_replica.range((replica, 0)..=(replica, u64::MAX)).map(|&(_, permit_id)| permit_id)
+    pub fn permits_at(&self, replica: ReplicaId) -> Vec<u64> {
+        // The ids of permits ascend. A replica that is gone has no requests, so another one may have its place.
+        let at_slot = self.by_slot.get(replica.slot()).map_or(&[][..], Vec::as_slice);
+        let is_here = |permit_id: &u64| self.get(*permit_id).is_some_and(|request| request.replica == replica);
+        let mut permits: Vec<u64> = at_slot.iter().copied().filter(is_here).collect();
+        permits.sort_unstable();
+        permits
     }
 }
 
@@ -95,10 +127,6 @@ mod tests {
         }
     }
 
-    fn permits_at(dispatched: &Dispatched, replica: ReplicaId) -> Vec<u64> {
-        dispatched.permits_at(replica).collect()
-    }
-
     #[test]
     fn the_permits_at_a_replica_are_in_the_order_of_dispatch() {
         let [a, b] = replicas(2)[..] else { unreachable!("there are two replicas") };
@@ -106,10 +134,10 @@ mod tests {
         for (permit_id, replica) in [(1, a), (2, b), (9, a), (10, a), (11, b)] {
             dispatched.insert(permit_id, request(replica, permit_id));
         }
-        assert_eq!((permits_at(&dispatched, a), permits_at(&dispatched, b)), (vec![1, 9, 10], vec![2, 11]));
+        assert_eq!((dispatched.permits_at(a), dispatched.permits_at(b)), (vec![1, 9, 10], vec![2, 11]));
         assert_eq!(dispatched.remove(9).map(|request| request.sequence_number), Some(SequenceNumber(9)));
         assert!(dispatched.remove(9).is_none(), "a request is removed once");
-        assert_eq!(permits_at(&dispatched, a), [1, 10]);
+        assert_eq!(dispatched.permits_at(a), [1, 10]);
     }
 
     proptest! {
@@ -135,11 +163,11 @@ mod tests {
                 }
                 for &replica in &replicas {
                     let at_replica = expected.iter().filter(|(_, at)| **at == replica).map(|(&permit_id, _)| permit_id);
-                    prop_assert_eq!(permits_at(&dispatched, replica), at_replica.collect::<Vec<u64>>());
+                    prop_assert_eq!(dispatched.permits_at(replica), at_replica.collect::<Vec<u64>>());
                 }
                 for permit_id in 0..=permit_id {
                     let replica = expected.get(&permit_id).copied();
-                    prop_assert_eq!(dispatched.contains_key(permit_id), replica.is_some());
+                    prop_assert_eq!(dispatched.contains(permit_id), replica.is_some());
                     prop_assert_eq!(dispatched.get(permit_id).map(|request| request.replica), replica);
                     let number = dispatched.get_mut(permit_id).map(|request| request.sequence_number);
                     prop_assert_eq!(number, replica.map(|_| SequenceNumber(permit_id)));

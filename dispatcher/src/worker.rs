@@ -4,19 +4,23 @@
 //! choice of a replica.
 
 mod claims;
+mod hedges;
+mod probes;
+mod rescues;
 mod shared;
 
 pub use shared::ReportSender;
 
 use crate::discovery::Published;
+use crate::dispatched::Dispatched;
 use crate::failure::AttemptFailure;
 use crate::failure_log::FailureLog;
 use crate::fair::Tenant;
 use crate::forward::SlotUse;
-use crate::hedge::{Candidate, Hedging, NextHedge};
+use crate::hedge::{Candidate, Hedging};
 use crate::load_statistics::LoadStatistics;
 use crate::log_limit::LogLimit;
-use crate::meters::{ShedReason, WorkerMeters, count_ejection, count_retry, count_shed};
+use crate::meters::{ShedReason, WorkerMeters, count_retry, count_shed};
 use crate::permit::{Assignment, AttemptReport, Permit, PermitSender};
 use crate::pool::Pool;
 use crate::probe::probe;
@@ -26,8 +30,7 @@ use crate::request::{DispatchedRequest, QueuedRequest, Twin};
 use crate::retry::{self, RetryDecision};
 use crate::retry_budget::RetryBudget;
 use crate::rotation::{
-    Address, Balance, Constraints, EndedAttempt, EndpointChanges, HealthSignal, MAX_CAPACITY, ProbeAnswer, ProbeEffect,
-    ReplicaId, ReplicaState, Rotation,
+    Address, Balance, EndedAttempt, EndpointChanges, HealthSignal, ProbeAnswer, ReplicaId, ReplicaState, Rotation,
 };
 use crate::sharing::Sharing;
 use crate::slot_channel::ChannelEvent;
@@ -40,35 +43,10 @@ use service::wire::{Code, RequestError};
 use shared::SharedWorker;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-
-/// The shortest time for which a replica must owe an answer before it is checked for liveness. It does not depend on
-/// the service time: a replica that computes answers the check.
-const MIN_STALL_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// The time by which each replica that holds requests prolongs the stall timeout, if that is longer then. A check costs
-/// about a tenth of this time of one core, so the checks of thousands of replicas use a tenth of a core at most.
-const STALL_TIMEOUT_FOR_EACH: Duration = Duration::from_millis(1);
-
-/// A request at a replica that has not answered its liveness check moves to another replica when this number of service
-/// times, and [`RESCUE_MARGIN`], are left until its deadline. With one, the answer of the other replica would often come
-/// too late.
-const RESCUE_SERVICE_TIMES: u32 = 2;
-
-/// The time for the way to the other replica and for a short wait for its slot, on a busy machine.
-const RESCUE_MARGIN: Duration = Duration::from_millis(100);
-
-/// The longest time that a new or ejected replica may take to answer a probe.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The longest time that a replica may take to answer a liveness check. The sum of this time and [`MIN_STALL_TIMEOUT`]
-/// is less than a second, so a replica that hangs is ejected within a second. It is long, because a live replica on a
-/// busy machine, or with a part of a core, may get no processor for some tenths of a second.
-const LIVENESS_CHECK_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// The largest number of [`Message`]s that may wait for the worker, and of messages of replicas about their slots. If there
 /// are as many, the sender of a further one waits until there is room.
@@ -195,27 +173,6 @@ async fn pass_on_changes(
     }
 }
 
-/// The hash of the ids of permits. This process counts them up, so no client chooses them, and a multiplication spreads
-/// them over the table (Fibonacci hashing). The usual hash would take as long as an allocation.
-#[derive(Debug, Clone, Default)]
-struct PermitHasher(u64);
-
-type PermitHash = BuildHasherDefault<PermitHasher>;
-
-impl Hasher for PermitHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(self.0 ^ u64::from(byte)));
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 /// The worker's own task.
 async fn run(
     shared: Arc<SharedWorker>,
@@ -267,7 +224,7 @@ struct Worker {
     queue: Queue<QueuedRequest>,
     rotation: Rotation,
     /// The requests that have a permit, by the id of the permit.
-    dispatched: HashMap<u64, DispatchedRequest, PermitHash>,
+    dispatched: Dispatched,
     last_permit_id: u64,
     /// The requests that may get a second replica; `None` without `--hedge`.
     hedging: Option<Hedging>,
@@ -316,7 +273,7 @@ impl Worker {
         Self {
             queue: Queue::new(settings.order, settings.queue_length),
             rotation: Rotation::new(settings.balance),
-            dispatched: HashMap::default(),
+            dispatched: Dispatched::default(),
             last_permit_id: 0,
             hedging: settings.hedge.then(Hedging::default),
             dispatcher_id: rand::random(),
@@ -408,86 +365,6 @@ impl Worker {
         for replica in self.rotation.publish(changes, Instant::now()) {
             self.pool.close(replica);
             self.close_channel(replica);
-        }
-    }
-
-    /// The time for which a replica may owe an answer before it is checked for liveness.
-    fn stall_timeout(&self) -> Duration {
-        let totals = self.rotation.totals();
-        let holding = self.rotation.in_flight().min(totals.ready + totals.ejected + totals.draining);
-        MIN_STALL_TIMEOUT.max(STALL_TIMEOUT_FOR_EACH * u32::try_from(holding).unwrap_or(u32::MAX))
-    }
-
-    fn start_due_probes(&mut self, now: Instant) {
-        for replica in self.rotation.due_probes(now) {
-            self.start_probe(replica, PROBE_TIMEOUT);
-        }
-        for replica in self.rotation.due_liveness_checks(now, self.stall_timeout()) {
-            self.start_probe(replica, LIVENESS_CHECK_TIMEOUT);
-        }
-        for replica in self.rotation.due_doubts(now) {
-            self.plan_rescues(replica, now);
-        }
-        self.rescue_due(now);
-    }
-
-    fn start_probe(&self, replica: ReplicaId, timeout: Duration) {
-        let Some(address) = self.rotation.replica(replica).map(|replica| replica.address.clone()) else { return };
-        let (events, probe) = (self.events.clone(), (self.probe)(address, timeout));
-        tokio::spawn(async move {
-            let answer = probe.await;
-            // If the worker has ended, it needs no result.
-            let _ended = events.send(WorkerEvent::Probed(replica, answer));
-        });
-    }
-
-    fn record_probe(&mut self, replica: ReplicaId, answer: ProbeAnswer) {
-        // The result of a probe of a replica that is gone says nothing about the one that has its address now.
-        let Some(address) = self.rotation.replica(replica).map(|replica| replica.address.clone()) else { return };
-        if let ProbeAnswer::Ready { capacity } = answer
-            && capacity > MAX_CAPACITY
-        {
-            tracing::debug!(%address, capacity, "a replica advertises a capacity above {MAX_CAPACITY}, which is used");
-        }
-        let (now, was_ready) = (Instant::now(), self.is_ready(replica));
-        let effect = self.rotation.record_probe(replica, answer, now, rand::random());
-        self.note_ejection(replica, was_ready, answer.as_str(), now);
-        match effect {
-            ProbeEffect::Joined => {
-                let capacity = self.rotation.replica(replica).map(|replica| replica.capacity);
-                tracing::info!(%address, capacity, "a replica is ready and takes requests");
-            }
-            ProbeEffect::Stalled => {
-                tracing::warn!(
-                    %address,
-                    "a replica answers neither requests nor liveness checks; its requests move to other replicas, \
-                     as far as attempts and retry budget allow: see the log of that replica"
-                );
-                self.requeue_stalled(replica);
-            }
-            ProbeEffect::Unchanged => {}
-        }
-    }
-
-    fn is_ready(&self, replica: ReplicaId) -> bool {
-        self.rotation.replica(replica).is_some_and(|replica| replica.state == ReplicaState::Ready)
-    }
-
-    /// Counts and logs that `replica` was ejected for `reason`, if it `was_ready` and is ejected now.
-    fn note_ejection(&mut self, replica: ReplicaId, was_ready: bool, reason: &'static str, now: Instant) {
-        let Some(replica) = self.rotation.replica(replica) else { return };
-        if !was_ready || !matches!(replica.state, ReplicaState::Ejected { .. }) {
-            return;
-        }
-        count_ejection(reason);
-        if let Some(omitted) = self.ejection_log.admit(now) {
-            tracing::warn!(
-                address = %replica.address,
-                reason,
-                omitted,
-                "a replica is ejected: it takes no requests until it is ready again; `omitted` counts the ejections \
-                 since the last such line that are not logged"
-            );
         }
     }
 
@@ -656,72 +533,6 @@ impl Worker {
         Permit::new(assignment)
     }
 
-    /// Sends the requests whose objective is in danger to a second replica, too, as far as slots are free, no request
-    /// waits and the retry budget permits it. Returns the instant at which the next one becomes due.
-    fn hedge_due_requests(&mut self, now: Instant) -> Option<Instant> {
-        loop {
-            let hedging = self.hedging.as_mut()?;
-            let candidate = match hedging.next(now, |permit_id| self.dispatched.contains_key(&permit_id)) {
-                NextHedge::None => return None,
-                NextHedge::At(due) => return Some(due),
-                NextHedge::Due(candidate) => candidate,
-            };
-            // A candidate that stays due is looked at again at the next event, such as a slot that becomes free.
-            if !self.queue.is_empty() || !self.rotation.has_free_slot(now) || !self.hedge(candidate.permit_id, now) {
-                return None;
-            }
-            self.hedging.as_mut().expect("it was there above").remove_first();
-        }
-    }
-
-    /// Gives the request with this permit a second replica. Returns false if no other replica has a free slot, or the
-    /// retry budget is used up, and true if the request needs no further look.
-    fn hedge(&mut self, permit_id: u64, now: Instant) -> bool {
-        let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
-        let Some(sender) = first.hedge.take_if(|sender| !sender.is_closed()) else { return true };
-        let is_ready =
-            |replica| self.rotation.replica(replica).is_some_and(|replica| replica.state == ReplicaState::Ready);
-        let others_are_ready = self.rotation.totals().ready > usize::from(is_ready(first.replica));
-        let picked = if others_are_ready && self.retry_budget.permits(now) {
-            // While another replica is ready, the one that was tried is passed over. A request that is hedged has no
-            // failed attempts.
-            let tried = std::slice::from_ref(&first.address);
-            self.rotation.pick(Constraints { tried, is_suspect: false }, now)
-        } else {
-            None
-        };
-        let Some(replica) = picked else {
-            first.hedge = Some(sender);
-            return false;
-        };
-        self.retry_budget.withdraw(now);
-        let address = self.rotation.replica(replica).expect("a picked replica is in the rotation").address.clone();
-        let second = DispatchedRequest {
-            sequence_number: first.sequence_number,
-            tenant: first.tenant,
-            objective: first.objective,
-            deadline: first.deadline,
-            accepted: first.accepted,
-            waited: None,
-            uses_grant: false,
-            failed: first.failed.clone(),
-            replica,
-            address,
-            stall_notice: None,
-            hedge: None,
-            twin: Some(Twin::Running(permit_id)),
-        };
-        let permit = self.give_permit(second, None, now);
-        // If the client has just left, the permit is dropped, and its destructor frees the slot by a report.
-        if sender.send(permit).is_ok() {
-            let second = self.last_permit_id;
-            let first = self.dispatched.get_mut(&permit_id).expect("the candidate is at a replica");
-            first.twin = Some(Twin::Running(second));
-            self.meters.hedges.increment(1);
-        }
-        true
-    }
-
     /// Removes a request from the queue. A request that is no longer in the queue, because it has got a permit, keeps
     /// its slot until its attempt ends, because the replica computes.
     fn withdraw(&mut self, sequence_number: SequenceNumber) {
@@ -735,7 +546,7 @@ impl Worker {
     fn handle_report(&mut self, report: AttemptReport) {
         let AttemptReport { permit_id, result, capacity, slots, work, full_work, elapsed, connection, .. } = report;
         let (body_deaths, next_permit) = (report.body_deaths, report.next_permit);
-        let dispatched = self.dispatched.remove(&permit_id).expect("every permit reports exactly once");
+        let dispatched = self.dispatched.remove(permit_id).expect("every permit reports exactly once");
         let now = Instant::now();
         let signal = match result {
             Ok(_) => HealthSignal::Answered { capacity },
@@ -853,75 +664,6 @@ impl Worker {
         } else if entry.deadline <= Instant::now() {
             // Its withdrawal found it in no queue.
             self.meters.expired.increment(1);
-        }
-    }
-
-    /// Tells the other attempt of a hedged request how `ended` ended. Returns whether there is one in progress.
-    fn set_twin(&mut self, ended: &DispatchedRequest, state: impl FnOnce() -> Twin) -> bool {
-        let Some(Twin::Running(twin)) = ended.twin else { return false };
-        // If the client left before the second attempt began, the first one does not know of it and may be gone.
-        let Some(twin) = self.dispatched.get_mut(&twin) else { return false };
-        twin.twin = Some(state());
-        true
-    }
-
-    /// The permits of the requests at `replica`, in the order of their dispatch. Reads all dispatched requests, which is
-    /// rare: only when a replica has not answered a liveness check.
-    fn permits_at(&self, replica: ReplicaId) -> Vec<u64> {
-        let at_replica = self.dispatched.iter().filter(|(_, dispatched)| dispatched.replica == replica);
-        let mut permit_ids: Vec<u64> = at_replica.map(|(&permit_id, _)| permit_id).collect();
-        permit_ids.sort_unstable();
-        permit_ids
-    }
-
-    /// Sends the attempts at a stalled replica their stall notices, as far as attempts and retry budget allow, the
-    /// earliest dispatch first. The requests return to the queue when the attempts have reported.
-    fn requeue_stalled(&mut self, replica: ReplicaId) {
-        for permit_id in self.permits_at(replica) {
-            self.send_stall_notice(permit_id);
-        }
-    }
-
-    /// Plans when each request at `replica`, which is in doubt, moves to another replica unless there is a sign of life
-    /// before. A request with much time left stays until the check fails, because the replica may be alive.
-    fn plan_rescues(&mut self, replica: ReplicaId, now: Instant) {
-        let (dispatched, rotation) = (&self.dispatched, &self.rotation);
-        // Without this, the plans of earlier doubts would add up until the deadlines of the requests.
-        self.rescues.retain(|Reverse((_, permit_id))| {
-            dispatched
-                .get(permit_id)
-                .is_some_and(|request| request.replica != replica && rotation.is_in_doubt(request.replica))
-        });
-        let needed = self.load.service_time() * RESCUE_SERVICE_TIMES + RESCUE_MARGIN;
-        for permit_id in self.permits_at(replica) {
-            let time_left = self.dispatched[&permit_id].deadline.saturating_duration_since(now);
-            self.rescues.push(Reverse((now + time_left.saturating_sub(needed), permit_id)));
-        }
-    }
-
-    /// Moves the requests whose last chance of another replica has come.
-    fn rescue_due(&mut self, now: Instant) {
-        while let Some(&Reverse((at, permit_id))) = self.rescues.peek()
-            && at <= now
-        {
-            self.rescues.pop();
-            let replica = self.dispatched.get(&permit_id).map(|dispatched| dispatched.replica);
-            if replica.is_some_and(|replica| self.rotation.is_in_doubt(replica)) {
-                self.send_stall_notice(permit_id);
-            }
-        }
-    }
-
-    /// Sends an attempt its stall notice, if its number of attempts and the retry budget allow another one.
-    fn send_stall_notice(&mut self, permit_id: u64) {
-        let Some(dispatched) = self.dispatched.get_mut(&permit_id) else { return };
-        // The channel is `None` if the attempt has had its notice, and closed if the client has left.
-        if dispatched.stall_notice.as_ref().is_some_and(|notice| !notice.is_closed())
-            && retry::moves_off_stalled_replica(&dispatched.failed, || self.retry_budget.withdraw(Instant::now()))
-            && let Some(stall_notice) = dispatched.stall_notice.take()
-        {
-            // An attempt that has just ended does not receive the notice. Its report is on its way.
-            let _ended = stall_notice.send(());
         }
     }
 }
