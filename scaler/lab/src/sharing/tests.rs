@@ -4,12 +4,13 @@ use super::case::{Case, Fault, Load, Service, TRAINING};
 use super::message::{Note, ToDispatcher, ToReplica};
 use super::outcome::Outcome;
 use super::protocol::Protocol;
-use super::replica::{LEASE, Replica};
+use super::replica::Replica;
 use super::system::{DEADLINE, OBJECTIVE, Trial};
 use crate::simulate::plant::Plant;
 use crate::simulate::plant::settings::PlantSettings;
 use crate::simulate::requests::{PlantRequest, generate};
 use admission::claim::Claim;
+use admission::grants::LEASE;
 use clap::ValueEnum;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -101,15 +102,13 @@ const REQUEST: ToReplica = ToReplica::Request {
 #[test]
 fn a_free_slot_goes_to_the_request_that_has_waited_longest() {
     let mut replica = replica(1);
-    let pass = replica.receive(0, note(1, 1, MS(20)), REQUEST, 0).passes.remove(0);
-    for (dispatcher, waited) in [(1, 30), (2, 60)] {
+    let pass = replica.receive(0, Note::default(), REQUEST, 0).passes.remove(0);
+    for (dispatcher, waited) in [(0, 20), (1, 30), (2, 60)] {
         let effects = replica.receive(dispatcher, note(1, 1, MS(waited)), ToReplica::Claim, 0);
         assert!(matches!(effects.messages[..], [(_, ToDispatcher::Queued)]), "{effects:?}");
     }
     let effects = replica.end_pass(pass, 50_000_000);
-    let [(0, ToDispatcher::Answer { is_kept: false, .. }), (2, ToDispatcher::Grant { is_reply: false })] =
-        effects.messages[..]
-    else {
+    let [(0, ToDispatcher::Answer { .. }), (2, ToDispatcher::Grant { is_reply: false })] = effects.messages[..] else {
         panic!("{effects:?}")
     };
     // An unneeded slot goes to the next claim.
@@ -119,9 +118,12 @@ fn a_free_slot_goes_to_the_request_that_has_waited_longest() {
     let effects = replica.receive(2, note(3, 0, Duration::ZERO), REQUEST, 52_000_000);
     assert!(matches!(effects.messages[..], [(2, ToDispatcher::Busy { .. })]), "{effects:?}");
     // Dispatcher 1 has died. Its lease ends, and the slot goes to the first dispatcher.
-    assert!(replica.end_leases(1, 51_000_000 + LEASE - 1).messages.is_empty());
-    let effects = replica.end_leases(1, 51_000_000 + LEASE);
-    assert!(matches!(effects.messages[..], [(0, ToDispatcher::Grant { .. })]), "{effects:?}");
+    let ends = 51_000_000 + LEASE.as_nanos() as u64;
+    assert!(replica.end_leases(1, ends - 1).messages.is_empty());
+    let effects = replica.end_leases(1, ends);
+    let [(1, ToDispatcher::Forgotten), (0, ToDispatcher::Grant { .. })] = effects.messages[..] else {
+        panic!("{effects:?}")
+    };
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn a_replica_ignores_a_claim_that_a_newer_one_has_overtaken() {
     replica.receive(1, note(2, 0, Duration::ZERO), ToReplica::Update, 1);
     replica.receive(1, note(1, 1, MS(5)), ToReplica::Claim, 2);
     let effects = replica.end_pass(pass, 50_000_000);
-    assert!(matches!(effects.messages[..], [(0, ToDispatcher::Answer { is_kept: false, .. })]), "{effects:?}");
+    assert!(matches!(effects.messages[..], [(0, ToDispatcher::Answer { .. })]), "{effects:?}");
 }
 
 proptest! {
