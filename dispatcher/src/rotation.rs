@@ -242,15 +242,20 @@ impl Rotation {
         self.to_ask.first().map(|turn| self.replicas[turn.slot as usize].id)
     }
 
-    /// Records that a replica was asked for `slots` slots. Its turn to be asked again comes after all others.
-    pub fn ask(&mut self, id: ReplicaId, slots: usize) {
+    /// Records that a replica is asked for a slot, for which `waiting` requests wait. Returns the number of slots to claim
+    /// there: one if a slot seems free, because with all of them each of several replicas would keep slots for all
+    /// requests. The replica comes last among those of its pass.
+    pub fn ask(&mut self, id: ReplicaId, waiting: usize) -> usize {
         self.picks += 1;
         let pick = self.picks;
-        self.update(id, |replica| {
-            replica.claims.asked = Some(replica.has_free_slot());
-            replica.claims.slots = slots;
+        let claimed = self.update(id, |replica| {
+            let has_free = replica.has_free_slot();
+            replica.claims.asked = Some(has_free);
+            replica.claims.slots = if has_free { waiting.min(1) } else { waiting };
             replica.set_asked(pick);
+            replica.claims.slots
         });
+        claimed.unwrap_or_default()
     }
 
     /// Records that a replica has answered whether it grants a slot. Returns whether a slot had seemed free when it was

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 /// The least time between two exchanges of backlogs.
 pub const EXCHANGE: Duration = Duration::from_millis(50);
 
-/// The time after which the backlogs of others no longer count.
-const BACKLOG_LASTS: Duration = Duration::from_secs(2);
+/// The time after which the backlogs of others no longer count. While a replica tells them, they are [`EXCHANGE`] old at
+/// most, so the replica is gone or out of reach then.
+const BACKLOG_LASTS: Duration = Duration::from_millis(300);
 
 /// A request that gets a slot within this time has only waited for the answer to a question, not for a slot. It is longer
 /// than a round trip.
@@ -88,7 +89,7 @@ mod tests {
         assert_eq!(sharing.exchange_at(backlog(0, 0), now), None);
         sharing.record_others(backlog(0, 2), now);
         assert_eq!(sharing.exchange_at(backlog(0, 0), now), Some(now + EXCHANGE), "requests wait elsewhere");
-        assert_eq!(sharing.exchange_at(backlog(0, 0), now + MS(2000)), None, "what was told long ago does not count");
+        assert_eq!(sharing.exchange_at(backlog(0, 0), now + MS(300)), None, "what was told long ago does not count");
     }
 
     #[test]
@@ -101,13 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn the_requests_of_others_count_for_two_seconds() {
+    fn the_requests_of_others_count_for_a_while() {
         let (mut sharing, now) = (Sharing::default(), Instant::now());
         assert_eq!(sharing.peers(now), None);
         sharing.record_others(backlog(2, 1), now);
         assert_eq!(sharing.peers(now + MS(30)), Some(Peers { punctual: 2, late: 1, age: MS(30) }));
-        assert!(sharing.others_have_punctual(now + MS(1999)));
-        assert!(!sharing.others_have_punctual(now + MS(2000)));
-        assert_eq!(sharing.peers(now + MS(2000)), None);
+        assert!(sharing.others_have_punctual(now + MS(299)));
+        assert!(!sharing.others_have_punctual(now + MS(300)));
+        assert_eq!(sharing.peers(now + MS(300)), None);
     }
 }

@@ -2,6 +2,7 @@
 //! and receives: the worker decides.
 
 use crate::rotation::{Address, ReplicaId};
+use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use service::fetch;
 use service::slot_channel::{FromDispatcher, FromReplica, PATH, PROTOCOL};
@@ -29,6 +30,8 @@ pub enum ChannelEvent {
 pub enum ChannelEnd {
     /// The replica has closed it. It can be opened again.
     Closed,
+    /// The replica has not answered a question in time.
+    Silent,
     /// The replica, or a proxy in front of it, knows no such channel.
     Refused,
     /// The replica could not be reached, or broke the protocol.
@@ -49,14 +52,16 @@ pub fn open(
         let name = HeaderValue::try_from(format!("{dispatcher:x}")).expect("hexadecimal digits are valid in a header");
         let name = (header::DISPATCHER_ID, name);
         let end = match upgrade::request(&address, PATH, PROTOCOL, name, REPLY_TIMEOUT).await {
-            Ok(Some(lines)) => match speak(lines, messages, key, &events).await {
+            Ok(Ok(lines)) => match speak(lines, messages, key, &events).await {
                 Ok(()) => ChannelEnd::Closed,
                 Err(error) => {
                     tracing::debug!(%address, %error, "the channel to a replica has failed");
-                    ChannelEnd::Failed
+                    if matches!(error, ChannelError::NoReply) { ChannelEnd::Silent } else { ChannelEnd::Failed }
                 }
             },
-            Ok(None) => ChannelEnd::Refused,
+            // A replica that stops, or that has too many channels, may have room soon.
+            Ok(Err(StatusCode::SERVICE_UNAVAILABLE)) => ChannelEnd::Failed,
+            Ok(Err(_)) => ChannelEnd::Refused,
             Err(error) => {
                 tracing::debug!(%address, %error, "no channel to a replica");
                 if matches!(error, fetch::Error::Broken(..)) { ChannelEnd::Refused } else { ChannelEnd::Failed }

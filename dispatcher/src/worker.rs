@@ -564,9 +564,18 @@ impl Worker {
         let ended = EndedAttempt { was_suspect, signal, news: slots, service_time };
         let seen_work = self.rotation.release(replica, ended, now, rand::random());
         match result {
-            // The slot had seemed free.
-            Err(AttemptFailure::Busy) => self.learn(replica, false),
-            Err(AttemptFailure::Unused) if dispatched.uses_grant => self.return_grant(replica),
+            // The slot had seemed free. If no other dispatcher takes or claims one, the own requests have them.
+            Err(AttemptFailure::Busy) if slots.others.is_some_and(|others| others > 0) || slots.is_claimed => {
+                self.learn(replica, false);
+            }
+            // The request has not reached the replica, which still keeps the slot.
+            Err(
+                AttemptFailure::Unused
+                | AttemptFailure::NoSocket
+                | AttemptFailure::Unresolved
+                | AttemptFailure::Connect
+                | AttemptFailure::Closed,
+            ) if dispatched.uses_grant => self.return_grant(replica),
             _ => {}
         }
         if self.rotation.is_shared(replica) {

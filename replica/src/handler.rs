@@ -119,6 +119,7 @@ impl ReplicaHandler {
                 Err(fault) => Err((fault, None)),
             },
             Err(fault) => {
+                self.slots.forgo(client);
                 let mark = discard_refused(upload, &fault).await;
                 Err((fault, mark))
             }

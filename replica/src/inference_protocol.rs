@@ -72,6 +72,7 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
             infer(handler, &head.headers, client, upload, received).await
         }
         resource => {
+            handler.slots.forgo(client);
             upload.discard().await;
             resource.map(|resource| describe(handler, &resource, &head.method))
         }
@@ -150,6 +151,7 @@ async fn infer(
     let (slots, _in_progress, deadline, json_length) = match admit() {
         Ok(admitted) => admitted,
         Err(fault) => {
+            handler.slots.forgo(client);
             let mark = discard_refused(upload, &fault).await;
             return Ok(with_mark(inference_error(&fault), mark));
         }

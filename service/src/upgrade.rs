@@ -75,8 +75,8 @@ where
     reply
 }
 
-/// Asks the server at `address` (`host:port`) by `GET path` to pass to `protocol`, within `timeout`. Returns `None` if the
-/// server answers and does not.
+/// Asks the server at `address` (`host:port`) by `GET path` to pass to `protocol`, within `timeout`. Returns the status of
+/// the answer if the server does not.
 ///
 /// # Errors
 /// If the server does not answer with HTTP in time; see [`Error`].
@@ -86,7 +86,7 @@ pub async fn request(
     protocol: &'static str,
     header: (HeaderName, HeaderValue),
     timeout: Duration,
-) -> Result<Option<JsonLines>, Error> {
+) -> Result<Result<JsonLines, StatusCode>, Error> {
     let broken = |error: &dyn std::error::Error| Error::Broken(address.into(), error_chain(error));
     let exchange = async {
         let stream = TcpStream::connect(address).await.map_err(|error| Error::Connect(address.into(), error))?;
@@ -105,10 +105,10 @@ pub async fn request(
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Ok(None);
+                return Ok(Err(response.status()));
             }
             let upgraded = hyper::upgrade::on(response).await.map_err(|error| broken(&error))?;
-            Ok(Some(JsonLines::new(Box::new(TokioIo::new(upgraded)))))
+            Ok(Ok(JsonLines::new(Box::new(TokioIo::new(upgraded)))))
         };
         let connection = connection.with_upgrades();
         tokio::pin!(exchange, connection);
@@ -205,7 +205,7 @@ mod tests {
         (address, stop, serving)
     }
 
-    async fn connect(address: SocketAddr, protocol: &'static str) -> Option<JsonLines> {
+    async fn connect(address: SocketAddr, protocol: &'static str) -> Result<JsonLines, StatusCode> {
         let header = (HeaderName::from_static("x-name"), HeaderValue::from_static("test"));
         request(&address.to_string(), "/", protocol, header, SOON).await.expect("the server answers")
     }
@@ -218,7 +218,7 @@ mod tests {
             lines.send(&line).await.expect("it is taken");
             assert_eq!(lines.receive::<String>().await.expect("a line"), Some(line.into()));
         }
-        assert!(connect(address, "other/1").await.is_none(), "a server may refuse");
+        assert_eq!(connect(address, "other/1").await.err(), Some(StatusCode::OK), "a server may refuse");
         drop(stop);
         assert_eq!(lines.receive::<String>().await.expect("an end"), None);
         tokio::time::timeout(SOON, serving).await.expect("an open connection delays no stop").expect("no panic");

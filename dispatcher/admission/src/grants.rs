@@ -120,7 +120,8 @@ impl<K: Copy + Ord> Grants<K> {
         }
         let known = self.dispatchers.entry(dispatcher).or_default();
         if granted {
-            known.leases.pop_front();
+            // The newest one, so that one that was given for a request which never came ends in time.
+            known.leases.pop_back();
             self.used -= 1;
         }
         known.held += count;
@@ -157,7 +158,7 @@ impl<K: Copy + Ord> Grants<K> {
     /// by that.
     pub fn give_back(&mut self, dispatcher: K, now: Instant) -> Vec<K> {
         if let Some(known) = self.dispatchers.get_mut(&dispatcher) {
-            self.used -= usize::from(known.leases.pop_front().is_some());
+            self.used -= usize::from(known.leases.pop_back().is_some());
             known.claim = None;
             self.forget_if_unknown(dispatcher);
         }

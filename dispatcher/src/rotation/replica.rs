@@ -474,6 +474,8 @@ impl Replica {
     }
 
     fn eject(&mut self, now: Instant, jitter: f64) {
+        // A claim at a replica that is gone would keep the dispatcher from claiming elsewhere.
+        (self.claims.slots, self.claims.asked) = (0, None);
         self.state = ReplicaState::Ejected { probe_at: now + backoff(self.backoffs, jitter), is_being_probed: false };
         self.backoffs = self.backoffs.saturating_add(1);
         self.may_be_tried = false;
@@ -491,6 +493,7 @@ impl Replica {
         // The process may be another one than before.
         self.others = Others::default();
         self.others.set_claimable(self.claims.is_open, now);
+        (self.claims.is_refused, self.claims.rests_until) = (false, None);
         // A replica on probation is ejected again after one more failure.
         self.failures = if self.is_on_probation() { FAILURES_TO_EJECT - 1 } else { 0 };
         // With its old, lower pass the replica would receive all requests until it had caught up with the others.

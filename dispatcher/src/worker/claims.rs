@@ -7,6 +7,7 @@ use crate::request::QueuedRequest;
 use crate::rotation::{MAX_CAPACITY, ReplicaId};
 use crate::sharing::ASKING;
 use crate::slot_channel::{self, ChannelEnd, ChannelEvent};
+use admission::Order;
 use admission::claim::RENEWAL;
 use admission::grants::Backlog;
 use service::slot_channel::{FromDispatcher, FromReplica, SlotClaim, SlotEvent};
@@ -24,7 +25,12 @@ const RENEWAL_FOR_EACH: Duration = Duration::from_micros(200);
 /// there.
 const UNFIT_PAUSE: Duration = Duration::from_millis(10);
 
-/// The time for which requests are sent without a claim to a replica whose channel has failed.
+/// The time for which a replica is not asked that has closed its channel. One that closes each at once would otherwise be
+/// asked without end.
+const CLOSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// The time for which a replica is not asked that has not answered a question, and for which requests are sent without a
+/// claim to one whose channel has failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time for which requests are sent without a claim to a replica that has no channel, such as one of an older version.
@@ -75,7 +81,9 @@ impl Worker {
                 }
                 self.rotation.set_channel(replica, false, now);
                 match end {
-                    ChannelEnd::Closed => {}
+                    ChannelEnd::Closed => self.rotation.rest(replica, now + CLOSED_PAUSE, false),
+                    // It probably hangs. If it were used without a question, it would get requests before all others.
+                    ChannelEnd::Silent => self.rotation.rest(replica, now + FAILED_PAUSE, false),
                     ChannelEnd::Failed => self.rotation.rest(replica, now + FAILED_PAUSE, true),
                     ChannelEnd::Refused => self.rotation.rest(replica, now + REFUSED_PAUSE, true),
                 }
@@ -94,7 +102,8 @@ impl Worker {
                 self.use_grant(replica, now);
             }
             SlotEvent::Queued => {
-                if self.rotation.end_ask(replica) == Some(true) {
+                // If no other dispatcher takes or claims a slot, the own requests have them.
+                if self.rotation.end_ask(replica) == Some(true) && (others > 0 || claimed) {
                     self.learn(replica, false);
                 }
             }
@@ -165,8 +174,8 @@ impl Worker {
         while asking < ASKS * waiting && claimed < ASKS * waiting + 2 {
             let Some(replica) = self.rotation.next_to_ask(now) else { break };
             self.open_channel(replica, now);
-            self.rotation.ask(replica, waiting);
-            let claim = self.claim(waiting, now);
+            let slots = self.rotation.ask(replica, waiting);
+            let claim = self.claim(slots, now);
             self.tell_claim(replica, FromDispatcher::Ask(claim));
             (claimed, asking) = (claimed + 1, asking + 1);
         }
@@ -223,7 +232,11 @@ impl Worker {
             slots: number(slots),
             waiting: number(waiting),
             waited_us: microseconds(waited),
-            late_after_us: (!is_late).then_some(microseconds(late_after)),
+            late_after_us: match self.settings.order {
+                // No request becomes late.
+                Order::Fifo => Some(u64::MAX),
+                Order::LateLast => (!is_late).then_some(microseconds(late_after)),
+            },
         }
     }
 

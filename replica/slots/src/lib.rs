@@ -123,6 +123,13 @@ impl Slots {
         is_taken.then(|| TakenSlots { slots: self.clone(), dispatcher, count })
     }
 
+    /// Frees the slot that was granted to `client` for a request which is refused before it takes a slot.
+    pub fn forgo(&self, client: SlotClient) {
+        if client.uses_grant {
+            drop(self.take(client, 1));
+        }
+    }
+
     /// The number of slots.
     pub fn capacity(&self) -> usize {
         self.lock().grants.slots()

@@ -152,7 +152,7 @@ impl ConnectionHandler {
         let first = tokio::time::timeout(self.limits.header_timeout, first);
         let Some(protocol) = until_stopped(first, LAST_SILENCE, &mut stop).await else { return Ok(()) };
         let protocol = protocol.inspect_err(|_| activity.end_by(Limit::HeaderTimeout))??;
-        let mut arrived = None;
+        let (mut arrived, mut _ahead_memory) = (None, None);
         if let (Protocol::Http1, Some(plain)) = (protocol, &self.plain) {
             let max_head_bytes = self.limits.max_header_bytes as usize;
             let mut connection = PlainConnection::new(stream, activity.clone(), plain.clone(), max_head_bytes);
@@ -160,7 +160,7 @@ impl ConnectionHandler {
                 drive(Pin::new(&mut connection), PlainConnection::end, &activity, &timeouts, false, stop.clone());
             served.await?;
             match connection.into_rest()? {
-                Some(rest) => (stream, arrived) = rest,
+                Some(rest) => (stream, arrived, _ahead_memory) = (rest.stream, rest.arrived, rest.ahead_memory),
                 None => return Ok(()),
             }
         }

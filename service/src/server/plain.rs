@@ -35,6 +35,9 @@ const SLOW_BODY: Duration = Duration::from_millis(200);
 /// head has room in the same block.
 const LONGEST_BODY: u64 = 240 << 10;
 
+/// The most bytes by which the block of a body may exceed the body and its head.
+const MAX_SURPLUS: usize = 8 << 10;
+
 /// Answers plain requests.
 pub trait PlainRequests: Send + Sync {
     /// The limits of one body.
@@ -76,11 +79,15 @@ pub(super) struct PlainConnection<S: Resettable> {
     max_head_bytes: usize,
     /// The bytes that follow the present request.
     ahead: Vec<u8>,
+    /// The memory of more than [`AHEAD_BYTES`] of these, which hyper gets.
+    ahead_memory: Option<Reservation>,
     /// The bytes of the last request. The next one probably has about as many.
     usual_bytes: usize,
     state: State,
     /// Whether the connection closes after the present answer.
     is_ending: bool,
+    /// Whether the connection closes at once, because there is no memory for what the client has sent ahead.
+    is_refused: bool,
     timer: Option<Timer>,
     /// The arrival of the head that hyper will read again; `None` if its body has not begun.
     arrived: Option<Instant>,
@@ -90,6 +97,16 @@ pub(super) struct PlainConnection<S: Resettable> {
 /// body before hyper saw the request.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadArrived(pub Instant);
+
+/// What hyper serves of a connection.
+pub(super) struct Rest<S: Resettable> {
+    /// The stream with all bytes that were read of requests that are not yet answered.
+    pub(super) stream: GuardedStream<S>,
+    /// The arrival of the first of these requests; `None` if its body has not begun.
+    pub(super) arrived: Option<HeadArrived>,
+    /// The memory of the bytes that the client has sent far ahead, which is held until the connection ends.
+    pub(super) ahead_memory: Option<Reservation>,
+}
 
 /// The state of a connection.
 enum State {
@@ -190,7 +207,9 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> PlainConnection<S> {
             ahead,
             usual_bytes: 0,
             state: State::Idle,
+            ahead_memory: None,
             is_ending: false,
+            is_refused: false,
             timer: None,
             arrived: None,
         }
@@ -201,15 +220,15 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> PlainConnection<S> {
         self.is_ending = true;
     }
 
-    /// The stream with all bytes that were read of the requests that hyper has to serve, and the arrival of the first of
-    /// them if its body has begun; `None` if the connection is closed.
+    /// What hyper has to serve; `None` if the connection is closed.
     ///
     /// # Errors
     /// If heads of other connections use all memory for incomplete heads.
-    pub(super) fn into_rest(mut self) -> Result<Option<(GuardedStream<S>, Option<HeadArrived>)>> {
+    pub(super) fn into_rest(mut self) -> Result<Option<Rest<S>>> {
         let State::Left = self.state else { return Ok(None) };
         self.stream.give_back(self.ahead)?;
-        Ok(Some((self.stream, self.arrived.map(HeadArrived))))
+        let (arrived, ahead_memory) = (self.arrived.map(HeadArrived), self.ahead_memory);
+        Ok(Some(Rest { stream: self.stream, arrived, ahead_memory }))
     }
 
     /// Leaves a request to hyper, a part of whose body has arrived.
@@ -254,16 +273,20 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> PlainConnection<S> {
     fn begin(&mut self, bytes: &[u8]) -> State {
         match self.take_request(bytes) {
             Some(request) => self.begin_body(request, bytes),
+            None if self.is_refused => State::Closing,
             None => self.leave(bytes.to_vec()),
         }
     }
 
     /// Like [`PlainConnection::begin`], for bytes in a block.
     fn begin_in(&mut self, block: Vec<u8>) -> State {
-        let Some(request) = self.take_request(&block) else { return self.leave(block) };
+        let Some(request) = self.take_request(&block) else {
+            return if self.is_refused { State::Closing } else { self.leave(block) };
+        };
         let needed = request.head_length + request.length;
-        // A short body would otherwise hold the block of a long one, and a long body has no room in it.
-        if block.capacity() / 2 > needed || block.capacity() <= needed {
+        // A body would otherwise hold the block of a longer one, which is more than is counted, and a longer body has no
+        // room in it.
+        if block.capacity() <= needed || block.capacity() - needed > MAX_SURPLUS {
             let begun = self.begin_body(request, &block);
             blocks::give_back(block);
             return begun;
@@ -301,6 +324,14 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> PlainConnection<S> {
         let begun = Instant::now();
         let (head_length, length) = (head.length, head.body_length as usize);
         let TakenRequest { kept_bytes, memory_budget, answer } = self.requests.check(&head, begun)?;
+        let ahead = bytes.len().saturating_sub(head_length + length);
+        if ahead > AHEAD_BYTES {
+            // hyper copies none of these bytes. They are held until the connection ends.
+            let mut memory = Reservation::empty(memory_budget);
+            self.is_refused = !memory.grow(ahead);
+            self.ahead_memory = Some(memory);
+            return None;
+        }
         let mut memory = Reservation::empty(memory_budget);
         let other_bytes = REQUEST_BYTES + kept_bytes;
         if !memory.grow(other_bytes + (bytes.len() - head_length).min(length)) {
@@ -335,16 +366,18 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> PlainConnection<S> {
 
     /// Reads the rest of a body.
     fn poll_body(&mut self, context: &mut Context<'_>, mut body: Box<ArrivingBody>) -> (Poll<Result<()>>, State) {
+        let slow = SLOW_BODY.min(self.requests.limits().timeout);
         loop {
             let missing = body.end() - body.block.len();
             let room = (body.block.capacity() - body.block.len()).min(missing + AHEAD_BYTES);
             let mut limited = (&mut body.block).limit(room);
             match pin!(self.stream.get_mut().read_buf(&mut limited)).poll(context) {
-                Poll::Pending if self.is_past(body.request.begun + SLOW_BODY, context) => {
+                Poll::Pending if self.is_past(body.request.begun + slow, context) => {
                     return (Poll::Ready(Ok(())), self.leave_body(*body));
                 }
                 Poll::Pending => return (Poll::Pending, State::Body(body)),
-                Poll::Ready(Err(error)) => return (Poll::Ready(Err(error)), State::Closing),
+                // hyper meets the error, too, and the program records the request.
+                Poll::Ready(Err(_)) => return (Poll::Ready(Ok(())), self.leave_body(*body)),
                 Poll::Ready(Ok(count)) => {
                     let arrived = body.block.len().min(body.end()) - body.start;
                     let held = body.request.other_bytes + arrived;
@@ -394,12 +427,14 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> PlainConnection<S> {
 
     /// The state after an answer was sent.
     fn after_answer(&mut self) -> State {
-        match self.is_ending {
-            false => State::Idle,
-            true if self.ahead.is_empty() => State::Closing,
-            // hyper closes the connection of a client that is still sending.
-            true => State::Left,
+        if !self.is_ending {
+            return State::Idle;
         }
+        // The client sends its next request elsewhere, since the answer has told it that the connection closes.
+        if !self.ahead.is_empty() {
+            self.stream.note_surplus();
+        }
+        State::Closing
     }
 }
 

@@ -175,10 +175,14 @@ fn without_request_id(line: &str) -> String {
     }
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.expect("the system has resources for a runtime")
+}
+
 /// Serves the bytes in `pieces` in both ways. Returns the number of requests that were served without hyper.
 fn check(pieces: &[&[u8]]) -> Result<usize, TestCaseError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.expect("the system has resources for a runtime");
+    let runtime = runtime();
     let (answers, is_open, taken) = runtime.block_on(serve(pieces, true));
     let (expected, is_open_with_hyper, _) = runtime.block_on(serve(pieces, false));
     let texts: Vec<_> = pieces.iter().map(|piece| String::from_utf8_lossy(piece)).collect();
@@ -196,6 +200,26 @@ fn plain_requests_are_served_without_hyper_until_another_one_comes() {
     let first = [REQUESTS[0], REQUESTS[1]].concat();
     let pieces = Cut::AfterHeads.pieces(first.as_bytes());
     assert!(check(&pieces).expect("both ways are equal") > 0, "a body that arrives after its head");
+}
+
+#[test]
+fn hyper_gets_a_request_that_is_longer_than_the_first_one_whole() {
+    let text = "POST /g HTTP/1.1\r\nHost: x\r\n\r\n".repeat(9);
+    let chunked =
+        format!("POST /f HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
+    for next in [chunked.as_str(), "GET /f HTTP/1.1\r\n\r\n", "G", ""] {
+        assert_eq!(check(&[REQUESTS[0].as_bytes(), next.as_bytes()]).expect("both ways are equal"), 1, "{next:?}");
+    }
+}
+
+#[test]
+fn bytes_that_a_client_sends_far_ahead_go_to_hyper() {
+    let long = format!("POST /a HTTP/1.1\r\nContent-Length: 20000\r\n\r\n{}", "x".repeat(20_000));
+    let ahead = REQUESTS[2].repeat(200);
+    let pieces = [long.as_bytes(), ahead.as_bytes()];
+    let (answers, _, plain) = runtime().block_on(serve(&pieces, true));
+    assert_eq!(plain, 1, "the first of the many requests is not copied once for each of the others");
+    assert!(answers.len() > 200, "{answers:?}");
 }
 
 #[test]

@@ -124,6 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
         self.restart();
         let mut read = std::mem::take(&mut self.prefix);
         read.drain(..std::mem::take(&mut self.taken));
+        self.complete = 0;
         read
     }
 
@@ -133,8 +134,16 @@ impl<S: AsyncRead + AsyncWrite + Resettable + Unpin> GuardedStream<S> {
     /// If heads of other connections use all memory for incomplete heads.
     pub(super) fn give_back(&mut self, bytes: Vec<u8>) -> Result<()> {
         self.restart();
-        self.prefix = bytes;
-        self.follow(0)
+        (self.prefix, self.taken) = (bytes, 0);
+        let followed = self.follow(0);
+        self.complete = self.prefix.len();
+        followed
+    }
+
+    /// Records that bytes of the client were read that nothing will use, so that the connection is not closed before the
+    /// client has read its last answer.
+    pub(super) fn note_surplus(&mut self) {
+        self.linger_left = self.linger_left.min(LINGER_BYTES - 1);
     }
 
     /// Expects the next head, after the requests that have begun.

@@ -393,7 +393,8 @@ impl Dispatcher {
             self.turns += 1;
             let seems_free = self.seems_free(replica, now) >= 1;
             let view = &mut self.views[replica];
-            (view.claims, view.asking, view.last_turn) = (waiting, Some(seems_free), self.turns);
+            let claims = if seems_free { 1 } else { waiting };
+            (view.claims, view.asking, view.last_turn) = (claims, Some(seems_free), self.turns);
             let note = self.note(replica, now);
             outbox.push((replica, note, ToReplica::Claim));
             (asking, claimed) = (asking + 1, claimed + 1);
