@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::JoinSet;
 
-const SETTINGS: DispatchSettings = DispatchSettings {
+pub(super) const SETTINGS: DispatchSettings = DispatchSettings {
     order: Order::LateLast,
     balance: Balance::RoundRobin,
     queue_length: 9,

@@ -225,8 +225,17 @@ fn replicas_without_a_channel_for_claims_are_shared_all_the_same() {
             dispatchers.push(Arc::new(dispatcher));
         }
         let installation = Installation { replicas: Vec::new(), dispatchers };
-        let figures = installation.offer(&[2.0 * FULL_RATE; 6]).await;
-        println!("without a channel: {figures:?}");
-        assert!(figures.with_status(200) as f64 > 0.85 * 6.0 * FULL_RATE, "{figures:?}");
+        let figures = installation.offer(&[2.0 * FULL_RATE; 10]).await;
+        let attempts: usize = stubs.iter().map(StubReplica::calls).sum();
+        let mut busy = 0.0;
+        for dispatcher in &installation.dispatchers {
+            busy += dispatcher.metric("dispatcher_retries_total{reason=\"busy\"}").await;
+        }
+        println!("without a channel, {attempts} attempts, {busy} of them in vain: {figures:?}");
+        let answered = figures.with_status(200) as f64;
+        assert!(answered > 0.85 * 10.0 * FULL_RATE, "{figures:?}");
+        assert!(busy < 2.0 * answered, "{busy} {figures:?}");
+        assert!(figures.with_status(504) < 90, "{figures:?}");
+        assert_eq!(figures.waits, attempts as f64 - busy, "a busy answer is no dispatch: {figures:?}");
     });
 }

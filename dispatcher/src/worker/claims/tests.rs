@@ -4,18 +4,9 @@ use super::*;
 use crate::fair::Tenant;
 use crate::permit::{AttemptReport, PermitReceiver};
 use crate::queue::QueueEntry;
-use crate::rotation::{Address, Balance, EndpointChanges, ProbeAnswer};
-use crate::worker::DispatchSettings;
-use admission::Order;
+use crate::rotation::{Address, EndpointChanges, ProbeAnswer};
+use crate::worker::tests::SETTINGS;
 use std::pin::Pin;
-
-const SETTINGS: DispatchSettings = DispatchSettings {
-    order: Order::LateLast,
-    balance: Balance::RoundRobin,
-    queue_length: 9,
-    deadline: Duration::from_secs(5),
-    hedge: false,
-};
 
 const SECOND: Duration = Duration::from_secs(1);
 
