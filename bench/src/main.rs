@@ -20,6 +20,7 @@ mod scaler;
 mod statistics;
 mod stress;
 mod stub;
+mod zoo;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -72,6 +73,9 @@ enum Subject {
     /// The replica's pixels, logits and classes next to those of torchvision; exit status 0 if they agree
     #[command(override_usage = "cargo xtask parity [OPTIONS]")]
     Parity(parity::Options),
+    /// Checkpoints of torch, torchvision, timm, transformers and safetensors: logits next to torch's, and refusals; exit
+    /// status 0 if all are as expected
+    Zoo(zoo::Options),
     /// One workload with each scaling law in turn, each with new processes, and a comparison of the results
     #[command(override_usage = "cargo xtask experiment [OPTIONS]")]
     Experiment(experiment::Options),
@@ -106,6 +110,7 @@ fn run(subject: &Subject) -> Result<()> {
         Subject::Hpa(Flags { flags }) => compare_with_hpa(flags),
         Subject::Replica(options) => replica::run(options),
         Subject::Parity(options) => parity::run(options),
+        Subject::Zoo(options) => zoo::run(options),
         Subject::Experiment(options) => experiment::run(options),
     }
 }

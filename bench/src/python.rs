@@ -35,6 +35,21 @@ pub(crate) const TORCHVISION: Environment = Environment {
     download: "about 3 GB, most of it CUDA's libraries, 5 GB once unpacked",
 };
 
+/// The environment of [`TORCHVISION`] with timm and transformers, for checkpoints as they write them.
+pub(crate) const ZOO: Environment = Environment {
+    name: "zoo",
+    packages: &[
+        "numpy==2.4.6",
+        "pillow==13.0.0",
+        "safetensors==0.8.0",
+        "timm==1.0.31",
+        "torch==2.13.0",
+        "torchvision==0.28.0",
+        "transformers==5.24.0",
+    ],
+    download: "about 3 GB, most of it CUDA's libraries, 5 GB once unpacked",
+};
+
 /// A Python interpreter with the packages that the scripts need.
 #[derive(Debug, Clone)]
 pub(crate) struct Python {
@@ -84,7 +99,7 @@ mod tests {
 
     #[test]
     fn every_package_is_pinned() {
-        for package in [ENGINES, TORCHVISION].iter().flat_map(|environment| environment.packages) {
+        for package in [ENGINES, TORCHVISION, ZOO].iter().flat_map(|environment| environment.packages) {
             assert!(package.split_once("==").is_some_and(|(_, version)| version.contains('.')), "{package}");
         }
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
 use replica::model::{
-    Device as ModelDevice, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup,
+    Device as ModelDevice, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup, WeightsSource,
 };
 use replica::transform::Transform;
 use replica::{decode, preprocess};
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     write(&store, &train.labels, &args.out)?;
     // The accuracy is measured with the file and the code that a replica uses, so with half precision and folded
     // layers.
-    let file = ModelFile::open(&ModelSource::Weights(args.out, None))?;
+    let file = ModelFile::open(&ModelSource::Weights(WeightsSource::file(args.out)))?;
     let setup = Setup {
         kernel: KernelChoice::Auto,
         device: ModelDevice::Cpu,

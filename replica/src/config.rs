@@ -2,7 +2,7 @@
 
 use crate::decode::ImageLimits;
 use crate::labels::LabelSource;
-use crate::model::{Architecture, Device, KernelChoice, ModelSource, Precision, Setup};
+use crate::model::{Architecture, Device, KernelChoice, ModelSource, Precision, Setup, WeightsSource};
 use crate::pipeline::Sizes;
 use crate::transform::TransformFlags;
 use anyhow::{Context, ensure};
@@ -18,8 +18,10 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(
     version,
+    group = clap::ArgGroup::new("model_files").args(["weights", "model"]),
     after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
     replica --weights resnet50.pth --labels imagenet   torchvision's ImageNet weights\n  \
+    replica --model resnet-50/                         a directory as transformers or timm write it\n  \
     replica --torchscript model.pt --allow-torchscript --sha256 \"$(sha256sum < model.pt | cut -c-64)\"\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]
@@ -28,17 +30,28 @@ pub struct Args {
     /// IPv4, and becomes 0.0.0.0 on a machine without IPv6
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:6000")]
     pub listen: SocketAddr,
-    /// File of weights with torchvision's names, .safetensors or .pth; by default the bundled model
-    #[arg(long, env = "ROUNDHOUSE_WEIGHTS")]
+    /// File of weights of a residual network, as torchvision, timm or transformers write them: .safetensors, .pth, .pt,
+    /// .bin or .ckpt; by default the bundled model
+    #[arg(long, env = "ROUNDHOUSE_WEIGHTS", conflicts_with = "model")]
     pub weights: Option<PathBuf>,
-    /// Architecture of the weights: resnet18, resnet34 or resnet50; by default recognised by the names of the weights
-    #[arg(long, env = "ROUNDHOUSE_ARCHITECTURE", requires = "weights")]
+    /// Directory with such a file, and perhaps config.json and preprocessor_config.json of transformers, config.json of
+    /// timm, and labels.txt with one name on each line. Flags win over these files, and these files over the metadata
+    /// in the weights
+    #[arg(long, env = "ROUNDHOUSE_MODEL", value_name = "DIRECTORY")]
+    pub model: Option<PathBuf>,
+    /// Place of the weights in a file that has several, such as model_ema or state_dict.teacher; by default the place
+    /// is found, and moving averages (EMA) are used only if there are no other weights
+    #[arg(long, env = "ROUNDHOUSE_WEIGHTS_KEY", requires = "model_files")]
+    pub weights_key: Option<String>,
+    /// Architecture that the weights must have, such as resnet50 or resnext50_32x4d; by default the names and shapes of
+    /// the tensors tell it
+    #[arg(long, env = "ROUNDHOUSE_ARCHITECTURE", requires = "model_files")]
     pub architecture: Option<Architecture>,
     /// File of a TorchScript classifier from [n, 3, side, side] to [n, classes]; needs --allow-torchscript and --sha256
     #[arg(
         long,
         env = "ROUNDHOUSE_TORCHSCRIPT",
-        conflicts_with = "weights",
+        conflicts_with = "model_files",
         requires = "allow_torchscript",
         requires = "sha256"
     )]
@@ -49,7 +62,7 @@ pub struct Args {
     /// SHA-256 of the TorchScript file, 64 hexadecimal digits; a file with another hash does not run
     #[arg(long, env = "ROUNDHOUSE_SHA256", requires = "torchscript", value_parser = sha256)]
     pub sha256: Option<[u8; 32]>,
-    /// Names of the classes: weights (the names in the weights' metadata), imagenet, or a file with one name on each
+    /// Names of the classes: weights (the names in the files of the model), imagenet, or a file with one name on each
     /// line
     #[arg(long, env = "ROUNDHOUSE_LABELS", default_value = "weights")]
     pub labels: LabelSource,
@@ -110,7 +123,7 @@ pub struct Config {
     pub model: ModelSource,
     /// The settings with which the model runs: engine, device, precision, threads and largest batch.
     pub setup: Setup,
-    /// The values of the transform that override the metadata of the model's file.
+    /// The values of the transform that override those of the model's files.
     pub transform: TransformFlags,
     /// The source of the class names.
     pub labels: LabelSource,
@@ -141,9 +154,11 @@ impl TryFrom<Args> for Config {
         let capacity = args.capacity.map_or(2 * workers * max_batch, |capacity| capacity as usize);
         let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
         let connection_limits = ConnectionLimits { max_chunk_bytes: max_body_bytes, ..args.connection_limits };
-        let model = match (args.torchscript, args.sha256, args.weights) {
-            (Some(path), Some(sha256), _) => ModelSource::TorchScript(path, sha256),
-            (_, _, Some(path)) => ModelSource::Weights(path, args.architecture),
+        let source = |path| WeightsSource { path, key: args.weights_key, architecture: args.architecture };
+        let model = match (args.torchscript, args.sha256, args.weights, args.model) {
+            (Some(path), Some(sha256), ..) => ModelSource::TorchScript(path, sha256),
+            (_, _, Some(path), _) => ModelSource::Weights(source(path)),
+            (_, _, _, Some(path)) => ModelSource::Directory(source(path)),
             _ => ModelSource::Bundled,
         };
         // No batch is larger than the capacity, so the warm-up needs no larger batch.
@@ -223,6 +238,9 @@ mod tests {
             (&["--architecture=resnet34"], ErrorKind::MissingRequiredArgument),
             (&["--architecture=vgg", "--weights=w.pth"], ErrorKind::ValueValidation),
             (&["--device=gpu"], ErrorKind::ValueValidation),
+            (&["--weights-key=ema"], ErrorKind::MissingRequiredArgument),
+            (&["--model=m", "--weights=w.pth"], ErrorKind::ArgumentConflict),
+            (&[script, "--allow-torchscript", hash, "--model=m"], ErrorKind::ArgumentConflict),
         ] {
             assert_eq!(config(flags).err(), Some(expected), "{flags:?}");
         }

@@ -1,6 +1,7 @@
 //! A replica. It decodes images, classifies them in batches, and answers over HTTP.
 
 pub mod batch;
+mod bounded_file;
 pub mod config;
 pub mod decode;
 pub mod handler;

@@ -1,15 +1,23 @@
 //! The interface of a classifier. In this library, only this file and the modules below it use libtorch.
 
 mod architecture;
+mod checkpoint;
 mod choice;
+mod config_file;
+mod description;
 mod device;
+mod directory;
 mod factory;
 mod file;
 mod folded;
 mod fused;
 mod libtorch;
+mod names;
 mod network;
+mod pickle;
+mod preprocessor_file;
 mod pth;
+mod stored_tensor;
 #[cfg(test)]
 mod tests;
 mod thread_team;
@@ -20,9 +28,10 @@ pub mod weights;
 
 pub use architecture::Architecture;
 pub use choice::KernelChoice;
+pub use description::Description;
 pub use device::{Device, Precision};
 pub use factory::{ModelFactory, Setup};
-pub use file::{ModelFile, ModelSource};
+pub use file::{ModelFile, ModelSource, WeightsSource};
 
 /// Number of channels of an image: red, green and blue.
 pub const CHANNELS: usize = 3;

@@ -4,7 +4,7 @@
 //! Source: `torchvision.transforms._presets.ImageClassification`, with `Resize` and `CenterCrop` on PIL images.
 
 use crate::decode::Pixels;
-use crate::transform::{Interpolation, Transform};
+use crate::transform::{CropOffset, Interpolation, ResizeMode, Transform};
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
@@ -139,9 +139,10 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
     // torchvision truncates the longer side: the sides of 640x480 become int(256 * 640 / 480) = 341 and 256.
     let resize = f64::from(transform.resize);
     let longer = |long: u32, short: u32| (resize * f64::from(long) / f64::from(short)).trunc();
-    let resized = match width <= height {
-        true => (resize, longer(height, width)),
-        false => (longer(width, height), resize),
+    let resized = match transform.resize_mode {
+        ResizeMode::BothSides => (resize, resize),
+        ResizeMode::ShorterSide if width <= height => (resize, longer(height, width)),
+        ResizeMode::ShorterSide => (longer(width, height), resize),
     };
     let crop = f64::from(transform.crop);
     let axis = |side: u32, resized: f64| {
@@ -151,7 +152,11 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
             return Axis { image_start: 0.0, image_length: f64::from(side), crop_start, crop_length };
         }
         // torchvision rounds the offset of the crop with Python's `round`, which rounds ties to even.
-        let offset = ((resized - crop) / 2.0).round_ties_even();
+        let offset = (resized - crop) / 2.0;
+        let offset = match transform.crop_offset {
+            CropOffset::Nearest => offset.round_ties_even(),
+            CropOffset::Down => offset.floor(),
+        };
         let scale = f64::from(side) / resized;
         let crop_length = transform.crop as usize;
         Axis { image_start: offset * scale, image_length: crop * scale, crop_start: 0, crop_length }
@@ -171,6 +176,14 @@ mod tests {
         let landscape = (window(58.0 * across, 224.0 * across), window(16.0 * down, 224.0 * down));
         assert_eq!(axes(640, 480, &Transform::IMAGENET), landscape);
         assert_eq!(axes(16, 16, &Transform::IMAGENET), (window(1.0, 14.0), window(1.0, 14.0)));
+        // (343 - 224) / 2 = 59.5 is rounded to 60 by torchvision, and to 59 by transformers.
+        let (across, down) = (644.0 / 343.0, 480.0 / 256.0);
+        for (crop_offset, left) in [(CropOffset::Nearest, 60.0), (CropOffset::Down, 59.0)] {
+            let landscape = (window(left * across, 224.0 * across), window(16.0 * down, 224.0 * down));
+            assert_eq!(axes(644, 480, &Transform { crop_offset, ..Transform::IMAGENET }), landscape);
+        }
+        let squashed = Transform { resize_mode: ResizeMode::BothSides, ..Transform::IMAGENET };
+        assert_eq!(axes(512, 768, &squashed), (window(32.0, 448.0), window(48.0, 672.0)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::model::{ModelFactory, ModelFile};
 use crate::pipeline::{FatalErrors, LoadedModel, Pipeline};
 use crate::served_model::ServedModel;
 use crate::startup;
-use crate::transform::Transform;
+use crate::transform::{Transform, TransformValues};
 use crate::work::WorkMeter;
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -82,12 +82,14 @@ fn start_pipeline(
     let labels = config.labels.clone();
     let load = move || {
         let file = ModelFile::open(&source)?;
-        let (name, metadata) = (file.name().to_owned(), file.metadata());
-        let transform = Transform::from(&flags, &metadata)?;
+        let (name, description) = (file.name(), file.description());
+        let flags = [("flag", TransformValues::from(&flags))];
+        let files = description.transform.iter().map(|(source, values)| (source.as_str(), values.clone()));
+        let (transform, sources) = Transform::resolve(&flags.into_iter().chain(files).collect::<Vec<_>>());
+        tracing::info!("transform: {sources}");
         let side = transform.crop as usize;
         let factory = ModelFactory::new(file, side, setup)?;
-        let from_file = metadata.get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
-        let labels = labels.load(from_file, factory.classes())?;
+        let labels = labels.load(description.labels, factory.classes())?;
         tracing::info!(model = name, classes = labels.len(), computed_by = %factory, "the model is loaded");
         model.set(ServedModel { name, labels, side }).expect("the model is loaded only once");
         Ok(LoadedModel { factory, transform })

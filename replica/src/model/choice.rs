@@ -71,6 +71,9 @@ pub(super) fn choose(
     let comparison = EngineComparison::new(network, limits)?;
     match kernel {
         KernelChoice::Libtorch => Ok(Choice::Libtorch(MemoryFormat::ChannelsLast)),
+        KernelChoice::Winograd if comparison.has_groups() => Err(InferenceError::new(
+            "--kernel winograd: only libtorch computes convolutions with groups (ResNeXt); give --kernel auto",
+        )),
         KernelChoice::Winograd => match comparison.own(MatrixUnit::Avoid)? {
             OwnKernels { agrees: true, plan, .. } => Ok(Choice::Fused(plan)),
             _ => Err(InferenceError::new(
@@ -113,10 +116,12 @@ impl<'a> EngineComparison<'a> {
 
     /// The fastest engine whose logits agree with the reference's.
     fn fastest(&self) -> Result<Choice, InferenceError> {
-        let own = self.best_own()?;
-        if own.agrees && own.time * MAX_LIBTORCH_SPEEDUP < self.reference_time {
+        let own = if self.has_groups() { None } else { Some(self.best_own()?).filter(|own| own.agrees) };
+        if let Some(own) = &own
+            && own.time * MAX_LIBTORCH_SPEEDUP < self.reference_time
+        {
             self.log_choice("own kernels", own.time);
-            return Ok(Choice::Fused(own.plan));
+            return Ok(Choice::Fused(own.plan.clone()));
         }
         let mut candidates = Vec::new();
         for (name, format) in
@@ -130,7 +135,7 @@ impl<'a> EngineComparison<'a> {
                 Err(failure) => tracing::debug!(%failure, "{name} cannot compute this network"),
             }
         }
-        if own.agrees {
+        if let Some(own) = own {
             candidates.push(("own kernels", own.time, Choice::Fused(own.plan)));
         }
         let fastest = candidates.into_iter().min_by_key(|(_, time, _)| *time);
@@ -141,6 +146,11 @@ impl<'a> EngineComparison<'a> {
         })?;
         self.log_choice(name, time);
         Ok(choice)
+    }
+
+    /// Whether a convolution has groups, which this project's convolutions do not compute.
+    fn has_groups(&self) -> bool {
+        self.network.layers().any(|layer| layer.groups > 1)
     }
 
     /// This project's convolutions: with the matrix unit if there is one and its logits agree with the reference's,

@@ -1,9 +1,10 @@
 //! The file that a model is read from: weights, which are data, or TorchScript, which is a program.
 
 use super::architecture::Architecture;
+use super::description::Description;
+use super::directory::ModelDirectory;
 use super::torchscript;
 use super::weights::{self, Weights};
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// The bundled weights, a classifier of twelve textured shapes; see `models/README.md`.
@@ -14,10 +15,30 @@ static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
 pub enum ModelSource {
     /// The weights that this program contains.
     Bundled,
-    /// A file of weights, and its architecture. If the architecture is `None`, the names of the tensors tell it.
-    Weights(PathBuf, Option<Architecture>),
+    /// A file of weights.
+    Weights(WeightsSource),
+    /// A directory with weights, and perhaps `config.json`, `preprocessor_config.json` and `labels.txt`.
+    Directory(WeightsSource),
     /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
+}
+
+/// A file or directory with weights.
+#[derive(Debug, Clone)]
+pub struct WeightsSource {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// The place of the weights in a file with several networks.
+    pub key: Option<String>,
+    /// The network. If it is `None`, the tensors tell it.
+    pub architecture: Option<Architecture>,
+}
+
+impl WeightsSource {
+    /// A file with one network, which the tensors tell.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), key: None, architecture: None }
+    }
 }
 
 /// The contents of a model's file.
@@ -45,30 +66,49 @@ impl ModelFile {
     /// # Errors
     /// If the file cannot be read, is malformed, or has another SHA-256 than the given one.
     pub fn open(source: &ModelSource) -> Result<Self, Error> {
-        let (weights, architecture) = match source {
-            ModelSource::Bundled => (Weights::from_safetensors(BUNDLED, "the bundled weights")?, None),
-            ModelSource::Weights(path, architecture) => (Weights::open(path)?, *architecture),
+        let source = match source {
+            ModelSource::Bundled => {
+                let weights = Weights::from_safetensors(&[BUNDLED], "the bundled weights", None)?;
+                return Ok(Self::of_weights(weights, None)?);
+            }
             ModelSource::TorchScript(path, sha256) => {
                 return Ok(Self::TorchScript(torchscript::Verified::open(path, sha256)?));
             }
+            ModelSource::Directory(source) => {
+                let ModelDirectory { weights, description } = ModelDirectory::open(&source.path)?;
+                let mut weights = Weights::open(&weights, source.key.as_deref())?;
+                // The files of the directory are easier to change than the metadata of the weights, so they win.
+                weights.description = description.or(weights.description);
+                return Ok(Self::of_weights(weights, source.architecture)?);
+            }
+            ModelSource::Weights(source) => source,
         };
-        let architecture = architecture.unwrap_or_else(|| Architecture::recognise(weights.names()));
-        Ok(Self::Weights(weights, architecture))
+        let weights = Weights::open(std::slice::from_ref(&source.path), source.key.as_deref())?;
+        Ok(Self::of_weights(weights, source.architecture)?)
     }
 
-    /// The metadata in the file; empty for TorchScript.
-    pub fn metadata(&self) -> HashMap<String, String> {
+    /// The model of `weights`, which must have the network and the classes that their description says. If
+    /// `architecture` is `None`, the tensors tell it.
+    fn of_weights(weights: Weights, architecture: Option<Architecture>) -> Result<Self, weights::Error> {
+        let architecture = architecture.map_or_else(|| Architecture::recognise(&weights), Ok)?;
+        weights.check_description(architecture)?;
+        let stride = weights.description.stride.unwrap_or(architecture.stride);
+        Ok(Self::Weights(weights, Architecture { stride, ..architecture }))
+    }
+
+    /// What the files of the model say about it; nothing for TorchScript.
+    pub fn description(&self) -> Description {
         match self {
-            Self::Weights(weights, _) => weights.metadata.clone(),
-            Self::TorchScript(_) => HashMap::new(),
+            Self::Weights(weights, _) => weights.description.clone(),
+            Self::TorchScript(_) => Description::default(),
         }
     }
 
     /// The name of the model in answers: that of the architecture, or that of the TorchScript file without its ending.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> String {
         match self {
             Self::Weights(_, architecture) => architecture.name(),
-            Self::TorchScript(file) => file.name(),
+            Self::TorchScript(file) => file.name().to_owned(),
         }
     }
 }

@@ -61,9 +61,9 @@ pub(super) enum PackedFilter {
 }
 
 impl PackedFilter {
-    /// Packs the weights of a layer.
+    /// Packs the weights of a layer, which must have one group.
     pub(super) fn new(layer: &FoldedConvolution, algorithm: Algorithm, instructions: Instructions) -> Self {
-        let FoldedConvolution { weights, bias, inputs, geometry } = layer;
+        let FoldedConvolution { weights, bias, inputs, geometry, .. } = layer;
         match algorithm {
             Algorithm::Direct => Self::Direct(DirectFilter::new(weights, bias, *inputs, *geometry, instructions)),
             Algorithm::Winograd(tile) => {

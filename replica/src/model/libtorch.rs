@@ -45,13 +45,15 @@ struct LibtorchLayer {
     bias: Tensor,
     stride: [i64; 2],
     padding: [i64; 2],
+    groups: i64,
 }
 
 impl LibtorchLayer {
     /// A layer for images that are dense tensors.
     fn new(layer: &FoldedConvolution, TensorOptions { device, kind, format }: TensorOptions) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
-        let shape = [layer.bias.len() as i64, layer.inputs as i64, side, side];
+        let groups = layer.groups as i64;
+        let shape = [layer.bias.len() as i64, layer.inputs as i64 / groups, side, side];
         let weights = Tensor::f_from_slice(&layer.weights)?.f_view(shape)?;
         let weights = if format == MemoryFormat::ChannelsLast { channels_last(&weights)? } else { weights };
         Ok(Self {
@@ -59,14 +61,15 @@ impl LibtorchLayer {
             bias: Tensor::f_from_slice(&layer.bias)?.f_to_device(device)?.f_to_kind(kind)?,
             stride: [layer.geometry.stride as i64; 2],
             padding: [layer.geometry.padding as i64; 2],
+            groups,
         })
     }
 
     /// The layer for images that are oneDNN's tensors.
     fn into_onednn(self) -> Result<Self, TchError> {
-        let (stride, padding) = (self.stride, self.padding);
+        let (stride, padding, groups) = (self.stride, self.padding, self.groups);
         let weights = self.weights.f_to_mkldnn(None::<Kind>)?;
-        let weights = weights.f_mkldnn_reorder_conv2d_weight(padding, stride, [1, 1], 1, None::<&[i64]>)?;
+        let weights = weights.f_mkldnn_reorder_conv2d_weight(padding, stride, [1, 1], groups, None::<&[i64]>)?;
         Ok(Self { weights, bias: self.bias.f_to_mkldnn(None::<Kind>)?, ..self })
     }
 }
@@ -84,10 +87,10 @@ impl Engine<LibtorchLayer> for LibtorchEngine {
         residual: Option<&Tensor>,
         nonlinearity: Nonlinearity,
     ) -> Result<Tensor, InferenceError> {
-        let LibtorchLayer { weights, bias, stride, padding } = layer;
+        let LibtorchLayer { weights, bias, stride, padding, groups } = layer;
         let mut output = match weights.is_mkldnn() {
-            true => input.f_mkldnn_convolution(weights, Some(bias), padding, stride, [1, 1], 1)?,
-            false => input.f_conv2d(weights, Some(bias), stride, padding, [1, 1], 1)?,
+            true => input.f_mkldnn_convolution(weights, Some(bias), padding, stride, [1, 1], *groups)?,
+            false => input.f_conv2d(weights, Some(bias), stride, padding, [1, 1], *groups)?,
         };
         if let Some(residual) = residual {
             output = output.f_add_(residual)?;

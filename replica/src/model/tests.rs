@@ -22,9 +22,9 @@ fn reference(architecture: Architecture, classes: i64) -> (nn::VarStore, Box<dyn
     let store = nn::VarStore::new(tch::Device::Cpu);
     let root = store.root();
     let model: Box<dyn ModuleT> = match architecture {
-        Architecture::ResNet18 => Box::new(vision::resnet::resnet18(&root, classes)),
-        Architecture::ResNet34 => Box::new(vision::resnet::resnet34(&root, classes)),
-        Architecture::ResNet50 => Box::new(vision::resnet::resnet50(&root, classes)),
+        Architecture::RESNET_18 => Box::new(vision::resnet::resnet18(&root, classes)),
+        Architecture::RESNET_34 => Box::new(vision::resnet::resnet34(&root, classes)),
+        _ => Box::new(vision::resnet::resnet50(&root, classes)),
     };
     let mut stored = Vec::new();
     for (name, mut variable) in store.variables() {
@@ -45,7 +45,7 @@ fn reference(architecture: Architecture, classes: i64) -> (nn::VarStore, Box<dyn
 }
 
 fn weights(file: &[u8]) -> Weights {
-    Weights::from_safetensors(file, "reference").expect("the reference is a safetensors file")
+    Weights::from_safetensors(&[file], "reference", None).expect("the reference is a safetensors file")
 }
 
 /// The logits of tch's network.
@@ -60,11 +60,11 @@ fn logits(theirs: &dyn ModuleT, images: &[Input], side: i64) -> Vec<Vec<f32>> {
 #[test]
 fn every_engine_computes_the_network_of_every_architecture() {
     for (architecture, side) in
-        [(Architecture::ResNet18, 224), (Architecture::ResNet34, 97), (Architecture::ResNet50, 64)]
+        [(Architecture::RESNET_18, 224), (Architecture::RESNET_34, 97), (Architecture::RESNET_50, 64)]
     {
         let (_store, theirs, file) = reference(architecture, 7);
         let weights = weights(&file);
-        assert_eq!(Architecture::recognise(weights.names()), architecture);
+        assert_eq!(Architecture::recognise(&weights).expect("a residual network"), architecture);
         let network = Network::fold(weights, architecture).expect("the file has every tensor");
         let images = warm_up::images(3, side);
         let expected = logits(&*theirs, &images, side as i64);
@@ -99,12 +99,12 @@ fn every_engine_computes_the_network_of_every_architecture() {
 
 #[test]
 fn the_engine_of_every_kernel_flag_classifies_like_the_reference() {
-    let (_store, theirs, file) = reference(Architecture::ResNet18, 5);
+    let (_store, theirs, file) = reference(Architecture::RESNET_18, 5);
     let images = warm_up::images(2, 64);
     let expected = logits(&*theirs, &images, 64);
     for kernel in [KernelChoice::Auto, KernelChoice::Libtorch, KernelChoice::Winograd] {
         let setup = Setup { kernel, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 2 };
-        let factory = ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup)
+        let factory = ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::RESNET_18), 64, setup)
             .expect("an engine computes the network");
         assert_eq!(factory.classes(), 5);
         let found = factory.model().expect("there is memory").logits(&images).expect("the engine computes the network");
@@ -114,11 +114,11 @@ fn the_engine_of_every_kernel_flag_classifies_like_the_reference() {
 
 #[test]
 fn bf16_is_less_exact_than_f32() {
-    let (_store, theirs, file) = reference(Architecture::ResNet18, 5);
+    let (_store, theirs, file) = reference(Architecture::RESNET_18, 5);
     let images = warm_up::images(2, 64);
     let setup =
         Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::Bf16, threads: 1, max_batch: 2 };
-    let factory = ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::ResNet18), 64, setup)
+    let factory = ModelFactory::new(ModelFile::Weights(weights(&file), Architecture::RESNET_18), 64, setup)
         .expect("an engine computes the network");
     let found = factory.model().expect("there is memory").logits(&images).expect("the engine computes the network");
     let difference = choice::difference(&found, &logits(&*theirs, &images, 64));
@@ -175,7 +175,7 @@ proptest! {
     ) {
         let weights = tch_numbers(&[outputs, inputs, filter, filter]);
         let geometry = Geometry { side: filter, stride, padding: filter / 2 };
-        let layer = FoldedConvolution { weights, bias: tch_numbers(&[outputs]), inputs, geometry };
+        let layer = FoldedConvolution { weights, bias: tch_numbers(&[outputs]), inputs, groups: 1, geometry };
         check_layer(images, side, &layer, threads)?;
     }
 }
@@ -196,42 +196,42 @@ fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
         })
         .collect();
     let changed = safetensors::serialize(views, None).expect("the tensors can be serialised");
-    Network::fold(weights(&changed), Architecture::ResNet18).expect_err("refused").to_string()
+    Network::fold(weights(&changed), Architecture::RESNET_18).expect_err("refused").to_string()
 }
 
 #[test]
 fn an_error_about_a_file_names_the_tensor() {
-    let (_store, _model, file) = reference(Architecture::ResNet18, 7);
+    let (_store, _model, file) = reference(Architecture::RESNET_18, 7);
     let missing = message(&file, &|name| (name == "layer3.1.bn2.weight").then(Vec::new));
-    assert!(missing.contains("layer3.1.bn2.weight is missing"), "{missing}");
+    assert!(missing.contains("lack layer3.1.bn2.weight;"), "{missing}");
     let misshaped = message(&file, &|name| (name == "fc.weight").then(|| vec![512, 7]));
     assert!(misshaped.contains("fc.weight has shape [512, 7], but a resnet18 needs [n, 512]"), "{misshaped}");
 }
 
 #[test]
 fn the_weights_of_a_larger_network_are_refused() {
-    let (_store, _model, file) = reference(Architecture::ResNet34, 2);
-    let refused = Network::fold(weights(&file), Architecture::ResNet18).expect_err("refused").to_string();
+    let (_store, _model, file) = reference(Architecture::RESNET_34, 2);
+    let refused = Network::fold(weights(&file), Architecture::RESNET_18).expect_err("refused").to_string();
     assert!(refused.contains("layer1.2.bn1.bias has no place in a resnet18"), "{refused}");
 }
 
 #[test]
 fn weights_that_are_not_finite_are_refused() {
-    let (_store, _model, mut file) = reference(Architecture::ResNet18, 2);
+    let (_store, _model, mut file) = reference(Architecture::RESNET_18, 2);
     // The last four bytes of a safetensors file are the last number of a tensor.
     let end = file.len() - 4;
     file[end..].copy_from_slice(&f32::NAN.to_le_bytes());
-    let refused = Network::fold(weights(&file), Architecture::ResNet18).expect_err("refused").to_string();
+    let refused = Network::fold(weights(&file), Architecture::RESNET_18).expect_err("refused").to_string();
     assert!(refused.contains("has NaN at index"), "{refused}");
 }
 
 #[test]
 fn damaged_files_are_refused() {
-    let (_store, _model, file) = reference(Architecture::ResNet18, 2);
+    let (_store, _model, file) = reference(Architecture::RESNET_18, 2);
     for bytes in [&b""[..], b"hello", &file[..file.len() / 2], &file[..4]] {
-        assert!(Weights::from_safetensors(bytes, "file").is_err());
+        assert!(Weights::from_safetensors(&[bytes], "file", None).is_err());
     }
-    assert!(matches!(Weights::open(std::path::Path::new("no/such.safetensors")), Err(weights::Error::Read { .. })));
+    assert!(matches!(Weights::open(&["no/such.safetensors".into()], None), Err(weights::Error::Read { .. })));
     let zip = tempfile::Builder::new().suffix(".zip").tempfile().expect("a file");
-    assert!(matches!(Weights::open(zip.path()), Err(weights::Error::Malformed { .. })));
+    assert!(matches!(Weights::open(&[zip.path().to_owned()], None), Err(weights::Error::Malformed { .. })));
 }

@@ -1,5 +1,6 @@
 """Makes the files in this folder with torch 2.13 and torchvision 0.28. The replica's results are compared with them."""
 
+import argparse
 from collections import OrderedDict
 
 import numpy as np
@@ -9,19 +10,42 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 torch.manual_seed(1)
+# Names with the prefix of a first block, by which the replica finds weights.
 state = OrderedDict()
-state["single"] = torch.tensor([[1.0, -2.5], [3.25, 0.0]])
-state["half"] = torch.tensor([0.5, -0.25]).half()
-state["bfloat"] = torch.tensor([2.0, -8.0]).bfloat16()
-state["counter"] = torch.tensor(7)
+state["layer1.0.single"] = torch.tensor([[1.0, -2.5], [3.25, 0.0]])
+state["layer1.0.half"] = torch.tensor([0.5, -0.25]).half()
+state["layer1.0.bfloat"] = torch.tensor([2.0, -8.0]).bfloat16()
+state["layer1.0.double"] = torch.tensor([0.5, 4.0]).double()
+state["layer1.0.counter"] = torch.tensor(7)
 shared = torch.arange(6, dtype=torch.float32)
-state["tail"] = shared[4:]
+state["layer1.0.tail"] = shared[4:]
+state["layer1.0.strided"] = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).t()
+state["layer1.0.parameter"] = torch.nn.Parameter(torch.tensor([7.0]))
+state["layer1.0.again"] = shared
 state._metadata = {"": {"version": 1}}
 torch.save(state, "ordered.pth")
 torch.save(dict(state), "plain.pth")
 torch.save(state, "legacy.pth", _use_new_zipfile_serialization=False)
-torch.save({"epoch": 3, "state_dict": state}, "checkpoint.pth")
-torch.save({"strided": torch.ones(2, 3).t()}, "strided.pth")
+# The first entry of this file's directory, name-of-21-characters/data.pkl, has just the length of two other records.
+torch.save(state, "name-of-21-characters.pth")
+torch.save(state, "protocol-4.pth", pickle_protocol=4)
+torch.save(state, "protocol-5.pth", pickle_protocol=5)
+torch.save(state, "legacy-4.pth", pickle_protocol=4, _use_new_zipfile_serialization=False)
+parameter = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.AdamW([parameter])
+parameter.sum().backward()
+optimizer.step()
+beside = {
+    "optimizer": optimizer.state_dict(), "args": argparse.Namespace(lr=0.1, names={"a"}), "epoch": 3, "loss": 0.25,
+    "best": torch.tensor(0.5).double(), "rng": torch.get_rng_state(), "array": np.arange(3), "long": -(2**100),
+    "size": torch.Size([1, 2]), "dtype": torch.float16, "bytes": b"abc", "function": torch.relu,
+}
+average = {"module": {name: tensor + 1 for name, tensor in state.items() if tensor.is_floating_point()}}
+torch.save(beside | {"state_dict": state, "ema": average}, "checkpoint.pth")
+torch.save(beside | {"model": state, "model_ema": state}, "checkpoint-legacy.pth", pickle_protocol=5,
+           _use_new_zipfile_serialization=False)
+torch.save(torch.nn.Linear(1, 1), "module.pth")
+torch.save({"epoch": 3, "model": torch.nn.Linear(1, 1)}, "module-within.pth")
 
 # An image with smooth and sharp parts, and the crop that torchvision's evaluation transform normalises.
 rows, columns = np.mgrid[0:150, 0:213]

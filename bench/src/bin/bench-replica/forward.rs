@@ -2,7 +2,9 @@
 //! questions with other engines.
 
 use anyhow::{Context, Result, bail, ensure};
-use replica::model::{Device, Input, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
+use replica::model::{
+    Device, Input, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup, WeightsSource,
+};
 use replica::preprocess;
 use replica::transform::Transform;
 use std::path::PathBuf;
@@ -40,7 +42,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let Args { kernel, precision, threads, max_batch, .. } = args;
     let setup = Setup { kernel, device: Device::Cpu, precision, threads, max_batch };
     let side = Transform::IMAGENET.crop as usize;
-    let factory = ModelFactory::new(ModelFile::open(&ModelSource::Weights(args.weights, None))?, side, setup)?;
+    let factory =
+        ModelFactory::new(ModelFile::open(&ModelSource::Weights(WeightsSource::file(args.weights)))?, side, setup)?;
     let mut model = factory.model()?;
     let crops = std::fs::read(&args.crops).with_context(|| format!("read {}", args.crops.display()))?;
     let images: Vec<Input> = crops

@@ -4,6 +4,7 @@
 mod decode;
 mod forward;
 mod parity;
+mod zoo;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ enum Command {
     Forward(forward::Args),
     /// Write the pixels and logits of listed images to files, for the comparison with torchvision
     Parity(parity::Args),
+    /// Load the checkpoints of a zoo, and compare the results with the expected ones
+    Zoo(zoo::Args),
 }
 
 fn main() -> ExitCode {
@@ -24,5 +27,6 @@ fn main() -> ExitCode {
         Command::Decode(args) => decode::run(&args),
         Command::Forward(args) => forward::run(args),
         Command::Parity(args) => parity::run(args),
+        Command::Zoo(args) => zoo::run(&args),
     })
 }

@@ -3,7 +3,9 @@
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
-use replica::model::{Device, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup};
+use replica::model::{
+    Device, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup, WeightsSource,
+};
 use replica::transform::Transform;
 use replica::{decode, preprocess};
 use std::path::{Path, PathBuf};
@@ -34,7 +36,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let (Some(name), Some(weights)) = (args.name, args.weights) else { return Ok(()) };
     let setup =
         Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 1 };
-    let file = ModelFile::open(&ModelSource::Weights(weights, None))?;
+    let file = ModelFile::open(&ModelSource::Weights(WeightsSource::file(weights)))?;
     let mut model = ModelFactory::new(file, Transform::IMAGENET.crop as usize, setup)?.model()?;
     let theirs = folder.join("theirs.u8");
     let theirs = std::fs::read(&theirs).with_context(|| format!("read {}", theirs.display()))?;

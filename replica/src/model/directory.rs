@@ -1,0 +1,216 @@
+//! The directory that `--model` names: finds the file or files of weights in it, and reads the files beside them.
+
+use super::description::Description;
+use super::weights::{Error, TORCH_ENDINGS};
+use super::{config_file, preprocessor_file};
+use crate::{bounded_file, labels};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Largest size of a JSON file: 8 MiB. A `config.json` with the names of ImageNet's 21,841 classes has 2 MiB.
+const MAX_JSON_BYTES: u64 = 8 << 20;
+
+/// Largest number of files of weights.
+const MAX_SHARDS: usize = 1000;
+
+/// Beginnings of the names of files that training programs write beside weights, with torch.save but without weights.
+const NOT_WEIGHTS: [&str; 6] = ["optimizer", "scheduler", "training_args", "rng_state", "scaler", "random_states"];
+
+/// The weights of a directory, and what the other files say.
+#[derive(Debug)]
+pub(super) struct ModelDirectory {
+    /// The files of weights: one, or the parts of a safetensors file.
+    pub(super) weights: Vec<PathBuf>,
+    pub(super) description: Description,
+}
+
+/// The index of a safetensors file in parts.
+#[derive(Deserialize)]
+struct ShardIndex {
+    /// For each tensor, the name of its file.
+    weight_map: BTreeMap<String, String>,
+}
+
+impl ModelDirectory {
+    /// Reads the directory. Files of other names are ignored, and so are hidden files.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, has no weights or several, or one of the files is malformed, too large, or
+    /// describes what is not supported.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        let names = file_names(directory)?;
+        let chosen = choose_weights(&names).map_err(|reason| malformed(directory, reason))?;
+        let weights = match chosen.strip_suffix(".index.json") {
+            Some(_) => shards(&directory.join(chosen))?,
+            None => vec![chosen.to_owned()],
+        };
+        tracing::info!(directory = %directory.display(), weights = weights.join(", "), "chose the weights of the directory");
+        let described = |name: &str, parse: fn(&[u8], &str) -> Result<Description, String>| {
+            let path = directory.join(name);
+            match names.contains(name) {
+                true => parse(&read_json(&path)?, name).map_err(|reason| malformed(&path, reason)),
+                false => Ok(Description::default()),
+            }
+        };
+        let preprocessor = described("preprocessor_config.json", preprocessor_file::parse)?;
+        let mut description = preprocessor.or(described("config.json", config_file::parse)?);
+        if names.contains("labels.txt") {
+            let path = directory.join("labels.txt");
+            let labels = labels::read(&path).map_err(|error| malformed(directory, error.to_string()))?;
+            description.labels = Some(labels);
+        }
+        Ok(Self { weights: weights.iter().map(|name| directory.join(name)).collect(), description })
+    }
+}
+
+/// The names of the files in a directory. A name that is not UTF-8 or begins with a dot is left out.
+fn file_names(directory: &Path) -> Result<BTreeSet<String>, Error> {
+    let failed = |error| Error::Read { path: directory.display().to_string(), error };
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // Kubernetes mounts files as links.
+        let is_file = match std::fs::metadata(entry.path()) {
+            Ok(metadata) => metadata.is_file(),
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(error)),
+        };
+        match entry.file_name().into_string() {
+            Ok(name) if is_file && !name.starts_with('.') => drop(names.insert(name)),
+            _ => {}
+        }
+    }
+    Ok(names)
+}
+
+/// The file of weights among `names`: `model.safetensors`, or its index, or the only other safetensors file, or
+/// `pytorch_model.bin`, or the only other file that torch.save may have written.
+///
+/// # Errors
+/// If there is no such file, or several: the reason.
+fn choose_weights(names: &BTreeSet<String>) -> Result<&str, String> {
+    let ending = |name: &&String, endings: &[&str]| {
+        let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+        ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+    };
+    let safetensors: Vec<&String> = names.iter().filter(|name| ending(name, &["safetensors"])).collect();
+    let is_weights = |name: &&String| !NOT_WEIGHTS.iter().any(|start| name.starts_with(start));
+    let torch: Vec<&String> = names.iter().filter(|name| ending(name, &TORCH_ENDINGS)).filter(is_weights).collect();
+    let fixed = |name: &str| names.get(name).map(String::as_str);
+    if let Some(name) = fixed("model.safetensors").or(fixed("model.safetensors.index.json")) {
+        return Ok(name);
+    }
+    let several = |names: &[&String]| {
+        let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        Err(format!("the directory has several files of weights: {names}; keep one, or give one with --weights"))
+    };
+    match (safetensors.as_slice(), fixed("pytorch_model.bin"), torch.as_slice()) {
+        ([name], ..) => Ok(name),
+        ([_, _, ..], ..) => several(&safetensors),
+        ([], Some(name), _) => Ok(name),
+        ([], None, _) if names.contains("pytorch_model.bin.index.json") => {
+            Err("the weights are in several .bin files; save them with model.save_pretrained(directory), which writes \
+             model.safetensors"
+                .into())
+        }
+        ([], None, [name]) => Ok(name),
+        ([], None, []) => {
+            Err("the directory has no weights; put model.safetensors or a .pth file into it, beside config.json, \
+             preprocessor_config.json and labels.txt, if there are any"
+                .into())
+        }
+        ([], None, _) => several(&torch),
+    }
+}
+
+/// The names of the files of a safetensors file in parts.
+fn shards(index: &Path) -> Result<Vec<String>, Error> {
+    let parsed: ShardIndex =
+        serde_json::from_slice(&read_json(index)?).map_err(|error| malformed(index, format!("malformed: {error}")))?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    // A name with a slash could lead out of the directory.
+    if let Some(name) = names.iter().find(|name| name.contains('/') || !name.ends_with(".safetensors")) {
+        return Err(malformed(index, format!("{name:?} is not the name of a safetensors file in the same directory")));
+    }
+    match names.len() {
+        1..=MAX_SHARDS => Ok(names.into_iter().collect()),
+        count => Err(malformed(index, format!("the index has {count} files, but must have 1 to {MAX_SHARDS}"))),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Vec<u8>, Error> {
+    bounded_file::read(path, MAX_JSON_BYTES).map_err(|error| Error::Read { path: path.display().to_string(), error })
+}
+
+fn malformed(path: &Path, reason: String) -> Error {
+    Error::Malformed { path: path.display().to_string(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(names: &[&str]) -> String {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        choose_weights(&names).map_or_else(|reason| reason, str::to_owned)
+    }
+
+    #[test]
+    fn the_weights_of_a_directory_are_chosen_by_a_fixed_order() {
+        for (names, expected) in [
+            (&["model.safetensors", "pytorch_model.bin", "other.safetensors"][..], "model.safetensors"),
+            (&["model.safetensors.index.json", "a.safetensors"], "model.safetensors.index.json"),
+            (&["resnet18.safetensors", "checkpoint.pth"], "resnet18.safetensors"),
+            (&["pytorch_model.bin", "checkpoint.pth", "config.json"], "pytorch_model.bin"),
+            (&["training_args.bin", "optimizer.pt", "rng_state_0.pth", "best.ckpt"], "best.ckpt"),
+            (&["model_best.pth.tar"], "model_best.pth.tar"),
+            (&["Weights.PTH"], "Weights.PTH"),
+            (&["a.safetensors", "b.safetensors"], "several files of weights: a.safetensors, b.safetensors"),
+            (&["a.pth", "b.pt"], "several files of weights: a.pth, b.pt"),
+            (&["config.json", "labels.txt"], "has no weights"),
+            (&["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"], "save_pretrained"),
+        ] {
+            assert!(chosen(names).contains(expected), "{names:?}: {}", chosen(names));
+        }
+    }
+
+    #[test]
+    fn an_index_that_leads_out_of_the_directory_or_is_malformed_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let index = directory.path().join("model.safetensors.index.json");
+        for (text, expected) in [
+            (r#"{"weight_map": {"a": "../x.safetensors"}}"#, "\"../x.safetensors\" is not the name"),
+            (r#"{"weight_map": {"a": "x.bin"}}"#, "x.bin"),
+            (r#"{"weight_map": {}}"#, "0 files"),
+            (r#"{"weight_map": 3}"#, "malformed"),
+        ] {
+            std::fs::write(&index, text).expect("writable");
+            let refused = ModelDirectory::open(directory.path()).expect_err(text).to_string();
+            assert!(refused.contains(expected) && refused.contains("index.json"), "{refused}");
+        }
+        std::fs::write(&index, r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}}"#)
+            .expect("writable");
+        assert_eq!(ModelDirectory::open(directory.path()).expect("well formed").weights.len(), 2);
+    }
+
+    #[test]
+    fn files_that_are_too_large_malformed_or_missing_are_refused_with_their_paths() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = ModelDirectory::open(&directory.path().join("none")).expect_err("missing").to_string();
+        assert!(missing.contains("none"), "{missing}");
+        std::fs::write(directory.path().join("model.safetensors"), "").expect("writable");
+        for name in ["config.json", "preprocessor_config.json", "labels.txt"] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, b"{\xff").expect("writable");
+            let refused = ModelDirectory::open(directory.path()).expect_err("malformed").to_string();
+            assert!(refused.contains(name), "{refused}");
+            std::fs::File::create(&path).expect("writable").set_len(MAX_JSON_BYTES + 1).expect("a sparse file");
+            let refused = ModelDirectory::open(directory.path()).expect_err("too large").to_string();
+            assert!(refused.contains(name) && refused.contains("more than"), "{refused}");
+            std::fs::remove_file(&path).expect("the file exists");
+        }
+        assert!(ModelDirectory::open(directory.path()).is_ok());
+    }
+}
