@@ -14,12 +14,13 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-/// Classifies images with a residual network, or with any TorchScript classifier.
+/// Classifies images with a residual network, or with any ONNX or TorchScript classifier.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
     replica --weights resnet50.pth --labels imagenet   torchvision's ImageNet weights\n  \
+    replica --weights vit.onnx --labels labels.txt     any network that was exported to ONNX\n  \
     replica --torchscript model.pt --allow-torchscript --sha256 \"$(sha256sum < model.pt | cut -c-64)\"\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]
@@ -28,7 +29,8 @@ pub struct Args {
     /// IPv4, and becomes 0.0.0.0 on a machine without IPv6
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:6000")]
     pub listen: SocketAddr,
-    /// File of weights with torchvision's names, .safetensors or .pth; by default the bundled model
+    /// File of weights with torchvision's names, .safetensors or .pth, or any classifier from [n, 3, side, side] to [n,
+    /// classes] as .onnx, such as vit.onnx; by default the bundled model
     #[arg(long, env = "ROUNDHOUSE_WEIGHTS")]
     pub weights: Option<PathBuf>,
     /// Architecture of the weights: resnet18, resnet34 or resnet50; by default recognised by the names of the weights
@@ -57,7 +59,7 @@ pub struct Args {
     #[command(flatten)]
     pub transform: TransformFlags,
     /// Engine that computes the convolutions on the CPU in f32; auto takes the engine that is fastest at the start; has
-    /// no effect on a TorchScript file
+    /// no effect on a TorchScript or ONNX file
     #[arg(long, env = "ROUNDHOUSE_KERNEL", value_enum, default_value_t = KernelChoice::Auto)]
     pub kernel: KernelChoice,
     /// Device that runs the model: cpu, cuda, cuda:N (such as cuda:1), or auto, the first CUDA device or else cpu

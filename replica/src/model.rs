@@ -9,6 +9,8 @@ mod folded;
 mod fused;
 mod libtorch;
 mod network;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod pth;
 #[cfg(test)]
 mod tests;

@@ -82,14 +82,14 @@ fn start_pipeline(
     let labels = config.labels.clone();
     let load = move || {
         let file = ModelFile::open(&source)?;
-        let (name, metadata) = (file.name().to_owned(), file.metadata());
+        let (name, platform, metadata) = (file.name().to_owned(), file.platform(), file.metadata());
         let transform = Transform::from(&flags, &metadata)?;
         let side = transform.crop as usize;
         let factory = ModelFactory::new(file, side, setup)?;
         let from_file = metadata.get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
         let labels = labels.load(from_file, factory.classes())?;
         tracing::info!(model = name, classes = labels.len(), computed_by = %factory, "the model is loaded");
-        model.set(ServedModel { name, labels, side }).expect("the model is loaded only once");
+        model.set(ServedModel { name, platform, labels, side }).expect("the model is loaded only once");
         Ok(LoadedModel { factory, transform })
     };
     let ready = move || {

@@ -1,6 +1,8 @@
-//! The file that a model is read from: weights, which are data, or TorchScript, which is a program.
+//! The file that a model is read from: weights or an ONNX network, which are data, or TorchScript, which is a program.
 
 use super::architecture::Architecture;
+#[cfg(feature = "onnx")]
+use super::onnx::{self, OnnxFile};
 use super::torchscript;
 use super::weights::{self, Weights};
 use std::collections::HashMap;
@@ -14,7 +16,8 @@ static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
 pub enum ModelSource {
     /// The weights that this program contains.
     Bundled,
-    /// A file of weights, and its architecture. If the architecture is `None`, the names of the tensors tell it.
+    /// A file of weights, and its architecture. If the architecture is `None`, the names of the tensors tell it. A file
+    /// whose name ends with `.onnx` has its own architecture.
     Weights(PathBuf, Option<Architecture>),
     /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
@@ -26,6 +29,9 @@ pub enum ModelFile {
     Weights(Weights, Architecture),
     /// A TorchScript program whose SHA-256 is the expected one.
     TorchScript(torchscript::Verified),
+    /// An ONNX network.
+    #[cfg(feature = "onnx")]
+    Onnx(OnnxFile),
 }
 
 /// Why a model's file cannot be used.
@@ -37,6 +43,10 @@ pub enum Error {
     /// The TorchScript file cannot be read, or its SHA-256 is not the expected one.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
+    /// The ONNX file cannot be read, or its network is no classifier.
+    #[cfg(feature = "onnx")]
+    #[error(transparent)]
+    Onnx(#[from] ::onnx::Error),
 }
 
 impl ModelFile {
@@ -47,6 +57,10 @@ impl ModelFile {
     pub fn open(source: &ModelSource) -> Result<Self, Error> {
         let (weights, architecture) = match source {
             ModelSource::Bundled => (Weights::from_safetensors(BUNDLED, "the bundled weights")?, None),
+            #[cfg(feature = "onnx")]
+            ModelSource::Weights(path, architecture) if onnx::is_onnx(path) => {
+                return Ok(Self::Onnx(OnnxFile::open(path, *architecture)?));
+            }
             ModelSource::Weights(path, architecture) => (Weights::open(path)?, *architecture),
             ModelSource::TorchScript(path, sha256) => {
                 return Ok(Self::TorchScript(torchscript::Verified::open(path, sha256)?));
@@ -61,14 +75,28 @@ impl ModelFile {
         match self {
             Self::Weights(weights, _) => weights.metadata.clone(),
             Self::TorchScript(_) => HashMap::new(),
+            #[cfg(feature = "onnx")]
+            Self::Onnx(file) => file.metadata(),
         }
     }
 
-    /// The name of the model in answers: that of the architecture, or that of the TorchScript file without its ending.
+    /// The name of the engine's kind in the metadata of the Open Inference Protocol.
+    pub fn platform(&self) -> &'static str {
+        match self {
+            Self::Weights(..) | Self::TorchScript(_) => "pytorch_libtorch",
+            #[cfg(feature = "onnx")]
+            Self::Onnx(_) => "onnx_onnxv1",
+        }
+    }
+
+    /// The name of the model in answers: that of the architecture, or that of the TorchScript or ONNX file without its
+    /// ending.
     pub fn name(&self) -> &str {
         match self {
             Self::Weights(_, architecture) => architecture.name(),
             Self::TorchScript(file) => file.name(),
+            #[cfg(feature = "onnx")]
+            Self::Onnx(file) => file.name(),
         }
     }
 }
