@@ -9,6 +9,13 @@ use std::io::{self, Read};
 use std::path::{Component, Path};
 use std::sync::Arc;
 
+/// A file with weights.
+pub(crate) struct ExternalFile {
+    /// The name that the network has for it.
+    pub(crate) name: String,
+    pub(crate) bytes: Arc<[u8]>,
+}
+
 /// Most other files of one network.
 const MAX_FILES: usize = 64;
 
@@ -55,7 +62,7 @@ pub(crate) fn names(model: &Model) -> Result<BTreeSet<String>, String> {
 ///
 /// # Errors
 /// If a file cannot be read or is no regular file, or all files together are too long.
-pub(crate) fn read(folder: &Path, names: BTreeSet<String>) -> Result<Vec<(String, Arc<[u8]>)>, Error> {
+pub(crate) fn read(folder: &Path, names: BTreeSet<String>) -> Result<Vec<ExternalFile>, Error> {
     let mut left = MAX_BYTES;
     names
         .into_iter()
@@ -63,7 +70,7 @@ pub(crate) fn read(folder: &Path, names: BTreeSet<String>) -> Result<Vec<(String
             let path = folder.join(&name);
             let shown = path.display().to_string();
             let bytes = read_file(&path, &mut left).map_err(|error| Error::Read { path: shown, error })?;
-            Ok((name, bytes))
+            Ok(ExternalFile { name, bytes })
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! A checked ONNX file. It is read and checked without ONNX Runtime.
 
 use crate::Error;
-use crate::external;
+use crate::external::{self, ExternalFile};
 use crate::protobuf::Model;
 use crate::session::Session;
 use crate::signature::Signature;
@@ -10,7 +10,6 @@ use prost::Message;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 /// The longest file. No protobuf may be longer, and ONNX Runtime reads no longer one.
 const MAX_BYTES: u64 = i32::MAX as u64;
@@ -19,8 +18,8 @@ const MAX_BYTES: u64 = i32::MAX as u64;
 pub struct File {
     pub(crate) path: String,
     pub(crate) bytes: Bytes,
-    /// The names and contents of the other files that weights are in.
-    pub(crate) external: Vec<(String, Arc<[u8]>)>,
+    /// The other files that weights are in.
+    pub(crate) external: Vec<ExternalFile>,
     pub(crate) signature: Signature,
     metadata: HashMap<String, String>,
 }

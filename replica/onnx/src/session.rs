@@ -27,8 +27,8 @@ impl Session {
                 .with_intra_threads(threads)?
                 // Threads that wait in busy loops would take processor time from decoders and other workers.
                 .with_intra_op_spinning(false)?;
-            for (name, bytes) in &file.external {
-                builder = builder.with_external_initializer_file_in_memory(name, bytes.clone())?;
+            for external in &file.external {
+                builder = builder.with_external_initializer_file_in_memory(&external.name, external.bytes.clone())?;
             }
             Ok(builder)
         };
