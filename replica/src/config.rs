@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-/// Classifies images with a residual network, or with any TorchScript classifier.
+/// Classifies images with a residual network, or with any ONNX or TorchScript classifier.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -22,6 +22,7 @@ use std::time::Duration;
     after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
     replica --weights resnet50.pth --labels imagenet   torchvision's ImageNet weights\n  \
     replica --model resnet-50/                         a directory as transformers or timm write it\n  \
+    replica --weights vit.onnx --labels labels.txt     any network that was exported to ONNX\n  \
     replica --torchscript model.pt --allow-torchscript --sha256 \"$(sha256sum < model.pt | cut -c-64)\"\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]
@@ -30,8 +31,9 @@ pub struct Args {
     /// IPv4, and becomes 0.0.0.0 on a machine without IPv6
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:6000")]
     pub listen: SocketAddr,
-    /// File of weights of a residual network, as torchvision, timm or transformers write them: .safetensors, .pth, .pt,
-    /// .bin or .ckpt; by default the bundled model
+    /// File of a network: the weights of a residual network, as torchvision, timm or transformers write them
+    /// (.safetensors, .pth, .pt, .bin or .ckpt), or any classifier from [n, 3, side, side] to [n, classes] as .onnx, such
+    /// as vit.onnx; by default the bundled model
     #[arg(long, env = "ROUNDHOUSE_WEIGHTS", conflicts_with = "model")]
     pub weights: Option<PathBuf>,
     /// Directory with such a file, and perhaps config.json and preprocessor_config.json of transformers, config.json of
@@ -70,7 +72,7 @@ pub struct Args {
     #[command(flatten)]
     pub transform: TransformFlags,
     /// Engine that computes the convolutions on the CPU in f32; auto takes the engine that is fastest at the start; has
-    /// no effect on a TorchScript file
+    /// no effect on a TorchScript or ONNX file
     #[arg(long, env = "ROUNDHOUSE_KERNEL", value_enum, default_value_t = KernelChoice::Auto)]
     pub kernel: KernelChoice,
     /// Device that runs the model: cpu, cuda, cuda:N (such as cuda:1), or auto, the first CUDA device or else cpu

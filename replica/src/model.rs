@@ -14,6 +14,8 @@ mod fused;
 mod libtorch;
 mod names;
 mod network;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod pickle;
 mod preprocessor_file;
 mod pth;

@@ -82,7 +82,7 @@ fn start_pipeline(
     let labels = config.labels.clone();
     let load = move || {
         let file = ModelFile::open(&source)?;
-        let (name, description) = (file.name(), file.description());
+        let (name, platform, description) = (file.name(), file.platform(), file.description());
         let flags = [("flag", TransformValues::from(&flags))];
         let files = description.transform.iter().map(|(source, values)| (source.as_str(), values.clone()));
         let (transform, sources) = Transform::resolve(&flags.into_iter().chain(files).collect::<Vec<_>>());
@@ -91,7 +91,7 @@ fn start_pipeline(
         let factory = ModelFactory::new(file, side, setup)?;
         let labels = labels.load(description.labels, factory.classes())?;
         tracing::info!(model = name, classes = labels.len(), computed_by = %factory, "the model is loaded");
-        model.set(ServedModel { name, labels, side }).expect("the model is loaded only once");
+        model.set(ServedModel { name, platform, labels, side }).expect("the model is loaded only once");
         Ok(LoadedModel { factory, transform })
     };
     let ready = move || {

@@ -47,7 +47,7 @@ impl<'a> ModelMetadata<'a> {
         Self {
             name: &model.name,
             versions: [VERSION],
-            platform: "pytorch_libtorch",
+            platform: model.platform,
             inputs: [
                 TensorMetadata { name: INPUT, datatype: "FP32", shape: vec![-1, 3, side, side] },
                 TensorMetadata { name: IMAGE, datatype: "BYTES", shape: vec![-1] },

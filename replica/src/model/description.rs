@@ -22,13 +22,13 @@ pub struct Description {
 }
 
 impl Description {
-    /// The properties in the metadata of a weights file: the keys of [`TransformValues::from_metadata`], and `labels`,
-    /// with one name on each line.
+    /// The properties in the metadata of a model's file, which is called `source`: the keys of
+    /// [`TransformValues::from_metadata`], and `labels`, with one name on each line.
     ///
     /// # Errors
     /// If a value is malformed.
-    pub(super) fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, transform::Error> {
-        let source = "metadata of the weights".to_owned();
+    pub(super) fn from_metadata(metadata: &HashMap<String, String>, source: &str) -> Result<Self, transform::Error> {
+        let source = source.to_owned();
         let names = metadata.get("labels").map(|text| labels::lines(text));
         Ok(Self {
             labels: names.map(|names| ModelLabels { source: source.clone(), names }),

@@ -86,7 +86,7 @@ fn file_names(directory: &Path) -> Result<BTreeSet<String>, Error> {
 }
 
 /// The file of weights among `names`: `model.safetensors`, or its index, or the only other safetensors file, or
-/// `pytorch_model.bin`, or the only other file that torch.save may have written.
+/// `pytorch_model.bin`, or the only other file that torch.save may have written, or else the only ONNX file.
 ///
 /// # Errors
 /// If there is no such file, or several: the reason.
@@ -98,6 +98,7 @@ fn choose_weights(names: &BTreeSet<String>) -> Result<&str, String> {
     let safetensors: Vec<&String> = names.iter().filter(|name| ending(name, &["safetensors"])).collect();
     let is_weights = |name: &&String| !NOT_WEIGHTS.iter().any(|start| name.starts_with(start));
     let torch: Vec<&String> = names.iter().filter(|name| ending(name, &TORCH_ENDINGS)).filter(is_weights).collect();
+    let onnx: Vec<&String> = names.iter().filter(|name| ending(name, &["onnx"])).collect();
     let fixed = |name: &str| names.get(name).map(String::as_str);
     if let Some(name) = fixed("model.safetensors").or(fixed("model.safetensors.index.json")) {
         return Ok(name);
@@ -106,22 +107,23 @@ fn choose_weights(names: &BTreeSet<String>) -> Result<&str, String> {
         let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
         Err(format!("the directory has several files of weights: {names}; keep one, or give one with --weights"))
     };
-    match (safetensors.as_slice(), fixed("pytorch_model.bin"), torch.as_slice()) {
+    match (safetensors.as_slice(), fixed("pytorch_model.bin"), torch.as_slice(), onnx.as_slice()) {
         ([name], ..) => Ok(name),
         ([_, _, ..], ..) => several(&safetensors),
-        ([], Some(name), _) => Ok(name),
-        ([], None, _) if names.contains("pytorch_model.bin.index.json") => {
+        ([], Some(name), ..) => Ok(name),
+        ([], None, ..) if names.contains("pytorch_model.bin.index.json") => {
             Err("the weights are in several .bin files; save them with model.save_pretrained(directory), which writes \
              model.safetensors"
                 .into())
         }
-        ([], None, [name]) => Ok(name),
-        ([], None, []) => {
-            Err("the directory has no weights; put model.safetensors or a .pth file into it, beside config.json, \
-             preprocessor_config.json and labels.txt, if there are any"
+        ([], None, [name], _) | ([], None, [], [name]) => Ok(name),
+        ([], None, [], []) => {
+            Err("the directory has no weights; put model.safetensors, a .pth or an .onnx file into it, beside \
+             config.json, preprocessor_config.json and labels.txt, if there are any"
                 .into())
         }
-        ([], None, _) => several(&torch),
+        ([], None, [], _) => several(&onnx),
+        ([], None, ..) => several(&torch),
     }
 }
 
@@ -168,6 +170,9 @@ mod tests {
             (&["model_best.pth.tar"], "model_best.pth.tar"),
             (&["Weights.PTH"], "Weights.PTH"),
             (&["a.safetensors", "b.safetensors"], "several files of weights: a.safetensors, b.safetensors"),
+            (&["model.onnx", "model.onnx.data", "config.json"], "model.onnx"),
+            (&["model.onnx", "resnet18.pth"], "resnet18.pth"),
+            (&["a.onnx", "b.onnx"], "several files of weights: a.onnx, b.onnx"),
             (&["a.pth", "b.pt"], "several files of weights: a.pth, b.pt"),
             (&["config.json", "labels.txt"], "has no weights"),
             (&["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin"], "save_pretrained"),

@@ -7,6 +7,8 @@ use super::folded::FoldedConvolution;
 use super::fused::{FusedModel, NetworkPlan};
 use super::libtorch::{LibtorchModel, MemoryFormat, TensorOptions};
 use super::network::Network;
+#[cfg(feature = "onnx")]
+use super::onnx::OnnxNetwork;
 use super::torchscript::{self, TorchScriptModel};
 use super::weights::{self, Weights};
 use super::{Architecture, InferenceError, Model, warm_up};
@@ -45,6 +47,8 @@ enum Backend {
     Fused(Arc<NetworkPlan>),
     Libtorch(Network<FoldedConvolution>, TensorOptions),
     TorchScript(Arc<CModule>, TensorOptions),
+    #[cfg(feature = "onnx")]
+    Onnx(OnnxNetwork),
 }
 
 /// Why no model can be made of a file.
@@ -56,6 +60,10 @@ pub enum Error {
     /// The TorchScript program cannot be used.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
+    /// The ONNX network cannot be used.
+    #[cfg(feature = "onnx")]
+    #[error(transparent)]
+    Onnx(#[from] ::onnx::Error),
     /// The device does not exist.
     #[error(transparent)]
     Device(#[from] device::Error),
@@ -78,11 +86,16 @@ impl ModelFactory {
                 let (module, classes) = file.load(options, side, setup.max_batch)?;
                 (Backend::TorchScript(module, options), classes)
             }
+            #[cfg(feature = "onnx")]
+            ModelFile::Onnx(file) => {
+                let (network, classes) = file.load(side, setup)?;
+                (Backend::Onnx(network), classes)
+            }
             ModelFile::Weights(weights, architecture) => {
                 Backend::of_weights(weights, architecture, options, side, setup)?
             }
         };
-        if matches!(backend, Backend::Fused(_)) {
+        if !matches!(backend, Backend::Libtorch(..) | Backend::TorchScript(..)) {
             // libtorch computes nothing from now on. Its idle threads would compete with the workers.
             tch::set_num_threads(1);
         }
@@ -105,6 +118,8 @@ impl ModelFactory {
             Backend::TorchScript(module, options) => {
                 Box::new(TorchScriptModel::new(module.clone(), *options, self.side))
             }
+            #[cfg(feature = "onnx")]
+            Backend::Onnx(network) => network.model()?,
         })
     }
 }
@@ -147,6 +162,8 @@ impl fmt::Display for ModelFactory {
             Backend::Fused(plan) => write!(f, "own kernels, {}", plan.units()),
             Backend::Libtorch(_, options) => write!(f, "libtorch, {options}"),
             Backend::TorchScript(_, options) => write!(f, "TorchScript, {options}"),
+            #[cfg(feature = "onnx")]
+            Backend::Onnx(_) => f.write_str("ONNX Runtime, Cpu, Float"),
         }
     }
 }

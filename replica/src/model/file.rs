@@ -1,8 +1,10 @@
-//! The file that a model is read from: weights, which are data, or TorchScript, which is a program.
+//! The file that a model is read from: weights or an ONNX network, which are data, or TorchScript, which is a program.
 
 use super::architecture::Architecture;
 use super::description::Description;
 use super::directory::ModelDirectory;
+#[cfg(feature = "onnx")]
+use super::onnx::{self, OnnxFile};
 use super::torchscript;
 use super::weights::{self, Weights};
 use std::path::PathBuf;
@@ -15,9 +17,9 @@ static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
 pub enum ModelSource {
     /// The weights that this program contains.
     Bundled,
-    /// A file of weights.
+    /// A file of weights, or of an ONNX network if its name ends with `.onnx`.
     Weights(WeightsSource),
-    /// A directory with weights, and perhaps `config.json`, `preprocessor_config.json` and `labels.txt`.
+    /// A directory with such a file, and perhaps `config.json`, `preprocessor_config.json` and `labels.txt`.
     Directory(WeightsSource),
     /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
@@ -47,6 +49,9 @@ pub enum ModelFile {
     Weights(Weights, Architecture),
     /// A TorchScript program whose SHA-256 is the expected one.
     TorchScript(torchscript::Verified),
+    /// An ONNX network.
+    #[cfg(feature = "onnx")]
+    Onnx(OnnxFile),
 }
 
 /// Why a model's file cannot be used.
@@ -58,6 +63,10 @@ pub enum Error {
     /// The TorchScript file cannot be read, or its SHA-256 is not the expected one.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
+    /// The ONNX file cannot be read, or its network is no classifier.
+    #[cfg(feature = "onnx")]
+    #[error(transparent)]
+    Onnx(#[from] ::onnx::Error),
 }
 
 impl ModelFile {
@@ -76,10 +85,20 @@ impl ModelFile {
             }
             ModelSource::Directory(source) => {
                 let ModelDirectory { weights, description } = ModelDirectory::open(&source.path)?;
+                #[cfg(feature = "onnx")]
+                if let [network] = weights.as_slice()
+                    && onnx::is_onnx(network)
+                {
+                    return Ok(Self::Onnx(OnnxFile::open(network, source, description)?));
+                }
                 let mut weights = Weights::open(&weights, source.key.as_deref())?;
                 // The files of the directory are easier to change than the metadata of the weights, so they win.
                 weights.description = description.or(weights.description);
                 return Ok(Self::of_weights(weights, source.architecture)?);
+            }
+            #[cfg(feature = "onnx")]
+            ModelSource::Weights(source) if onnx::is_onnx(&source.path) => {
+                return Ok(Self::Onnx(OnnxFile::open(&source.path, source, Description::default())?));
             }
             ModelSource::Weights(source) => source,
         };
@@ -101,14 +120,28 @@ impl ModelFile {
         match self {
             Self::Weights(weights, _) => weights.description.clone(),
             Self::TorchScript(_) => Description::default(),
+            #[cfg(feature = "onnx")]
+            Self::Onnx(file) => file.description().clone(),
         }
     }
 
-    /// The name of the model in answers: that of the architecture, or that of the TorchScript file without its ending.
+    /// The name of the engine's kind in the metadata of the Open Inference Protocol.
+    pub fn platform(&self) -> &'static str {
+        match self {
+            Self::Weights(..) | Self::TorchScript(_) => "pytorch_libtorch",
+            #[cfg(feature = "onnx")]
+            Self::Onnx(_) => "onnx_onnxv1",
+        }
+    }
+
+    /// The name of the model in answers: that of the architecture, or that of the TorchScript or ONNX file without its
+    /// ending.
     pub fn name(&self) -> String {
         match self {
             Self::Weights(_, architecture) => architecture.name(),
             Self::TorchScript(file) => file.name().to_owned(),
+            #[cfg(feature = "onnx")]
+            Self::Onnx(file) => file.name().to_owned(),
         }
     }
 }

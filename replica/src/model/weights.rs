@@ -130,8 +130,8 @@ impl Weights {
             let file = SafeTensors::deserialize(file);
             parsed.push(file.map_err(|error| malformed(format!("damaged safetensors file: {error}")))?);
         }
-        let description =
-            Description::from_metadata(&metadata).map_err(|error| malformed(format!("malformed metadata: {error}")))?;
+        let description = Description::from_metadata(&metadata, "metadata of the weights")
+            .map_err(|error| malformed(format!("malformed metadata: {error}")))?;
         let names = parsed.iter().flat_map(SafeTensors::names).filter(|name| !names::is_counter(name)).collect();
         let tables = [Table { path: String::new(), names, contents: () }];
         let chosen = checkpoint::choose(&tables, key).map_err(|error| malformed(error.to_string()))?;

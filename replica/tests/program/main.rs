@@ -2,6 +2,8 @@
 
 mod forms;
 mod inference_protocol;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod readiness;
 mod replica;
 mod slots;

@@ -1,5 +1,5 @@
-//! Downloads PyTorch's wheels from PyPI and unpacks libtorch into `target/libtorch`. Keeps only headers and libraries
-//! for CPUs; the rest of the wheels is Python and code for GPUs.
+//! Downloads the wheels of PyTorch and of ONNX Runtime from PyPI, and unpacks libtorch and ONNX Runtime's library into
+//! `target/libtorch`. Keeps only headers and libraries for CPUs; the rest of the wheels is Python and code for GPUs.
 //!
 //! pip downloads the wheels and checks their hashes. Unpacking checks the checksums in the archives. The manifest lists
 //! the versions and the libraries and is written last. If there is a manifest, libtorch was unpacked completely.
@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The size of the wheels for Linux on x86, in bytes. The wheels for other platforms are smaller.
-pub const DOWNLOAD_BYTES: u64 = 530_000_000;
+pub const DOWNLOAD_BYTES: u64 = 554_000_000;
 
 /// Time limit for the download.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -37,6 +37,9 @@ struct Platform {
 
 const TORCH: &str = "torch==2.13.0";
 
+/// The library that computes ONNX networks. Programs load it when they need it, and are not linked with it.
+const ONNX_RUNTIME: &str = "onnxruntime==1.31.1";
+
 /// One of two CUDA libraries with which `libtorch_cpu.so` of the Linux wheels is linked, even for machines without GPU.
 const CUPTI: &str = "nvidia-cuda-cupti==13.0.85";
 /// The other CUDA library with which `libtorch_cpu.so` of the Linux wheels is linked.
@@ -48,6 +51,7 @@ const LINUX_X86_64: Platform = Platform {
         Wheel { requirement: TORCH, sha256: "796633c4cdf0fe2cdced72d8f88f22e73dbcfce83132763162f6d4bff13b820b" },
         Wheel { requirement: CUPTI, sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8" },
         Wheel { requirement: CUDART, sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548" },
+        Wheel { requirement: ONNX_RUNTIME, sha256: "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536" },
     ],
 };
 
@@ -57,12 +61,16 @@ const LINUX_AARCH64: Platform = Platform {
         Wheel { requirement: TORCH, sha256: "572df8be8ffb4599c88cbd6a0726f1f854f4da65d2e3c09f0e2c2283333cd6d4" },
         Wheel { requirement: CUPTI, sha256: "796bd679890ee55fb14a94629b698b6db54bcfd833d391d5e94017dd9d7d3151" },
         Wheel { requirement: CUDART, sha256: "ef9bcbe90493a2b9d810e43d249adb3d02e98dd30200d86607d8d02687c43f55" },
+        Wheel { requirement: ONNX_RUNTIME, sha256: "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc" },
     ],
 };
 
 const MACOS_AARCH64: Platform = Platform {
     tags: &["macosx_14_0_arm64"],
-    wheels: &[Wheel { requirement: TORCH, sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027" }],
+    wheels: &[
+        Wheel { requirement: TORCH, sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027" },
+        Wheel { requirement: ONNX_RUNTIME, sha256: "96dd2564b10ea7153ad9c207e7cd8e5917cb3ba521e0e0a62ac03486fdc8d56c" },
+    ],
 };
 
 /// The first parts of the names of libraries that are not needed on a CPU.
@@ -159,7 +167,7 @@ fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
     let requirements: String =
         platform.wheels.iter().map(|wheel| format!("{} --hash=sha256:{}\n", wheel.requirement, wheel.sha256)).collect();
     fs::write(&list, requirements).with_context(|| format!("write {}", list.display()))?;
-    println!("downloading libtorch (about {} MB on Linux)", DOWNLOAD_BYTES / 1_000_000);
+    println!("downloading libtorch and ONNX Runtime (about {} MB on Linux)", DOWNLOAD_BYTES / 1_000_000);
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"])
         .args(["--require-hashes", "--implementation", "cp", "--python-version", "3.12"])
@@ -242,6 +250,10 @@ fn destination(inside: &str) -> Option<String> {
     if let Some(header) = inside.strip_prefix("torch/include/") {
         return Some(format!("include/{header}"));
     }
+    // Programs load the library by a name without the version.
+    if let Some(library) = inside.strip_prefix("onnxruntime/capi/libonnxruntime.") {
+        return Some(format!("lib/libonnxruntime.{}", if library.ends_with("dylib") { "dylib" } else { "so.1" }));
+    }
     let file = inside.rsplit('/').next()?;
     let from_torch = inside.strip_prefix("torch/lib/") == Some(file)
         && (file.contains(".so") || file.ends_with(".dylib"))
@@ -283,6 +295,9 @@ mod tests {
             ("torch/lib/libtorch.dylib", Some("lib/libtorch.dylib")),
             ("nvidia/cu13/lib/libcupti.so.13", Some("lib/libcupti.so.13")),
             ("torch/include/torch/script.h", Some("include/torch/script.h")),
+            ("onnxruntime/capi/libonnxruntime.so.1.31.1", Some("lib/libonnxruntime.so.1")),
+            ("onnxruntime/capi/libonnxruntime.1.31.1.dylib", Some("lib/libonnxruntime.dylib")),
+            ("onnxruntime/capi/libonnxruntime_providers_shared.so", None),
             ("torch/include/torch/", None),
             ("torch/lib/libtorch_cuda.so", None),
             ("torch/lib/libtorch_cuda_linalg.so", None),
@@ -330,6 +345,7 @@ mod tests {
             "torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl",
             "nvidia_cuda_cupti-13.0.85-py3-none-manylinux_2_25_x86_64.whl",
             "nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.whl",
+            "onnxruntime-1.31.1-cp312-cp312-manylinux_2_28_x86_64.whl",
         ];
         for name in ["torch-2.12.0-cp312-cp312-manylinux_2_28_x86_64.whl", "requirements.txt", expected[0], expected[1]]
         {
@@ -338,6 +354,7 @@ mod tests {
         let error = wheels(&LINUX_X86_64, folder).expect_err("one is missing").to_string();
         assert!(error.contains("nvidia_cuda_runtime-13.0.96-"), "{error}");
         write(folder, expected[2], "");
+        write(folder, expected[3], "");
         let found = wheels(&LINUX_X86_64, folder).expect("all are there");
         assert_eq!(found, expected.map(|name| folder.join(name)));
     }
