@@ -76,6 +76,12 @@ impl Transform {
         3 * self.crop as usize * self.crop as usize
     }
 
+    /// The largest absolute value of a number in the model's input that a picture can have.
+    pub fn largest_input(&self) -> f32 {
+        let of_channel = |(mean, std): (&f32, &f32)| mean.abs().max((1.0 - mean).abs()) / std;
+        self.mean.iter().zip(&self.std).map(of_channel).fold(0.0, f32::max)
+    }
+
     /// Takes each value from its flag, or else from the metadata, or else from [`Transform::IMAGENET`]. The keys of the
     /// metadata are `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`. Their values have the syntax
     /// of the flags.
