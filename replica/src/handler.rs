@@ -1,13 +1,15 @@
 //! Connects HTTP with the pipeline: checks a request, takes a slot, and makes the answer of the HTTP contract from the
 //! logits.
 
+use crate::inference_protocol;
 use crate::metrics;
 use crate::pipeline::{Classification, Image, Pipeline};
 use crate::ranking::top_k;
+use crate::request_body::RequestBody;
 use crate::served_model::ServedModel;
 use crate::softmax::softmax;
 use crate::work::{Work, WorkMeter};
-use crate::{inference_protocol, request_body};
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
@@ -23,6 +25,7 @@ use service::slot_channel::PATH;
 use service::trace::TraceContext;
 use service::wire::{self, Answer, BodyFormat, Code, RequestError, Timing, header};
 use slots::{SlotClient, Slots, TakenSlots};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -84,14 +87,17 @@ impl ReplicaHandler {
         let client = SlotClient::from_headers(request.headers());
         let (head, body) = request.into_parts();
         let upload = Upload::new(&head.headers, body);
-        let reply = match self.receive(&head, client, upload, received).await {
-            Ok((admitted, body)) => {
-                let work = self.work.begin();
-                let outcome = self.classify(admitted, body, received, work.clone()).await;
-                self.with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
+        let answer = async {
+            match self.receive(&head, client, upload, received).await {
+                Ok((admitted, body)) => {
+                    let work = self.work.begin();
+                    let outcome = self.classify(admitted, body, received, work.clone()).await;
+                    self.with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
+                }
+                Err((fault, mark)) => with_mark(refusal(fault), mark),
             }
-            Err((fault, mark)) => with_mark(refusal(fault), mark),
         };
+        let reply = without_panic(answer).await.unwrap_or_else(refusal);
         self.add_headers(reply, client, &trace)
     }
 
@@ -135,8 +141,8 @@ impl ReplicaHandler {
     ) -> Result<Answer, RequestError> {
         let Admitted { slot, in_progress: _in_progress, content_type, top_k, deadline, queued_ms } = admitted;
         let deadline = self.deadline_after_upload(deadline);
-        let image = request_body::encoded_image(content_type, body.to_bytes())?;
-        let classification = self.pipeline.classify(Image::Encoded(image), deadline, slot, work).await?;
+        let body = RequestBody { content_type: content_type.map(str::to_owned), chunks: body };
+        let classification = self.pipeline.classify(Image::Body(body), deadline, slot, work).await?;
         Ok(self.describe(&classification, top_k, queued_ms, received.elapsed()))
     }
 
@@ -232,6 +238,16 @@ fn busy() -> RequestError {
     RequestError::new(Code::Busy, message).retry_after(Duration::from_secs(1))
 }
 
+/// Awaits an answer. A panic becomes an error; otherwise it would break the connection, and a dispatcher would count it as
+/// the death of this replica.
+///
+/// # Errors
+/// If `answer` panics (status 500). The log has the panic.
+pub(crate) async fn without_panic<T>(answer: impl Future<Output = T>) -> Result<T, RequestError> {
+    let message = "the answer could not be made; the log of the replica has the reason";
+    AssertUnwindSafe(answer).catch_unwind().await.map_err(|_panic| RequestError::new(Code::Internal, message))
+}
+
 /// Adds the mark of [`discard_refused`] to the answer.
 pub(crate) fn with_mark(mut reply: Reply, mark: Option<BodyIsRead>) -> Reply {
     if let Some(mark) = mark {
@@ -279,5 +295,17 @@ impl Drop for InProgress {
     fn drop(&mut self) {
         metrics::in_progress().decrement(1.0);
         metrics::latency().record(self.received.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_own_request() {
+        assert_eq!(without_panic(async { 7 }).await, Ok(7));
+        let failed: Result<u8, RequestError> = without_panic(async { panic!("a fault of this test") }).await;
+        assert_eq!(failed.expect_err("it panicked").code, Code::Internal);
     }
 }

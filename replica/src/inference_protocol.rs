@@ -3,13 +3,14 @@
 //!
 //! Source: <https://github.com/kserve/open-inference-protocol>, and Triton's `docs/protocol` for the extensions.
 
+mod json;
 pub mod metadata;
 pub mod output;
 pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark};
+use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark, without_panic};
 use crate::pipeline::Image;
 use crate::work::Work;
 use futures_util::future::try_join_all;
@@ -69,7 +70,7 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
     };
     let outcome = match resource {
         Ok(Resource::Infer) if head.method == Method::POST => {
-            infer(handler, &head.headers, client, upload, received).await
+            without_panic(infer(handler, &head.headers, client, upload, received)).await.and_then(|answer| answer)
         }
         resource => {
             handler.slots.forgo(client);
@@ -177,9 +178,10 @@ async fn compute(
     // If the client leaves, parsing goes on and keeps its slot. Otherwise the slots would not limit the number of
     // bodies that wait to be parsed.
     let parse = move || (InferenceRequest::parse(&body.to_bytes(), json_length, limits), slots, body);
-    let parsed = tokio::task::spawn_blocking(parse).await;
+    let parsing = tokio::time::timeout_at(deadline.into(), tokio::task::spawn_blocking(parse));
+    let late = |_elapsed| RequestError::new(Code::DeadlineExceeded, "the deadline passed before the body was parsed");
     let failed = |error| RequestError::new(Code::Internal, format!("parse the body: {error}"));
-    let (request, mut slots, _body) = parsed.map_err(failed)?;
+    let (request, mut slots, _body) = parsing.await.map_err(late)?.map_err(failed)?;
     let request = request?;
     if request.images.len() > 1 {
         handler.take_more_slots(&mut slots, request.images.len() - 1)?;
@@ -203,12 +205,7 @@ async fn classify(
         async move {
             let outcome = handler.pipeline.classify(image, deadline, slot, work).await;
             match outcome {
-                Ok(classification) if classification.logits.iter().all(|logit| logit.is_finite()) => {
-                    Ok(classification.logits)
-                }
-                Ok(_) => Err(bad_request(format!(
-                    "image {index}: its numbers are too large for the model; send normalised numbers"
-                ))),
+                Ok(classification) => Ok(classification.logits),
                 Err(fault) => Err(RequestError { message: format!("image {index}: {}", fault.message), ..fault }),
             }
         }

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod model;
 pub mod multipart;
 pub mod parameters;
+pub mod pass_times;
 pub mod pipeline;
 pub mod preprocess;
 pub mod ranking;

@@ -1,6 +1,8 @@
 //! The metrics that a replica exports, with their names, labels and HELP texts. `docs/api.md` lists the same metrics.
 
-use metrics::{Gauge, Histogram, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use service::wire::metric;
 
 /// Gauge: requests that are accepted and not answered yet.
@@ -11,6 +13,8 @@ pub const LATENCY: &str = "inference_latency_seconds";
 pub const STAGE: &str = "inference_stage_seconds";
 /// Histogram: the number of images in a forward pass.
 pub const BATCH_SIZE: &str = "inference_batch_size";
+/// Counter: images whose logits were not finite numbers.
+pub const NOT_FINITE: &str = "inference_not_finite_total";
 /// Gauge, seconds: the time from exec until the replica was ready.
 pub const STARTUP: &str = metric::STARTUP;
 /// Gauge by `version`: always 1.
@@ -19,6 +23,8 @@ pub const BUILD_INFO: &str = "replica_build_info";
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
+    /// A value that only goes up.
+    Counter,
     /// A value that goes up and down.
     Gauge,
     /// Counts of values by bucket, and the sum of the values.
@@ -37,7 +43,7 @@ pub struct Metric {
 }
 
 /// All metrics that a ready replica exports.
-pub const ALL: [Metric; 6] = [
+pub const ALL: [Metric; 7] = [
     Metric { name: IN_PROGRESS, kind: MetricKind::Gauge, help: "Requests that are accepted and not answered yet." },
     Metric {
         name: LATENCY,
@@ -52,6 +58,11 @@ pub const ALL: [Metric; 6] = [
                transform) and in queue (the wait for the forward pass), each forward pass once in forward.",
     },
     Metric { name: BATCH_SIZE, kind: MetricKind::Histogram, help: "Images in one forward pass." },
+    Metric {
+        name: NOT_FINITE,
+        kind: MetricKind::Counter,
+        help: "Images whose logits were not finite numbers, so that their requests got the status 500.",
+    },
     Metric { name: STARTUP, kind: MetricKind::Gauge, help: "Seconds from exec until the replica was ready." },
     Metric { name: BUILD_INFO, kind: MetricKind::Gauge, help: "1, with the version of the program." },
 ];
@@ -76,13 +87,14 @@ impl Stage {
 pub(crate) fn register() {
     for Metric { name, kind, help } in ALL {
         match kind {
+            MetricKind::Counter => describe_counter!(name, help),
             MetricKind::Gauge => describe_gauge!(name, help),
             MetricKind::Histogram => describe_histogram!(name, help),
         }
     }
     in_progress().set(0.0);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let _created = (latency(), batch_size(), Stage::ALL.map(stage));
+    let _created = (latency(), batch_size(), not_finite(), Stage::ALL.map(stage));
 }
 
 /// The gauge [`IN_PROGRESS`].
@@ -108,6 +120,11 @@ pub(crate) fn stage(stage: Stage) -> Histogram {
 /// The histogram [`BATCH_SIZE`].
 pub(crate) fn batch_size() -> Histogram {
     histogram!(BATCH_SIZE)
+}
+
+/// The counter [`NOT_FINITE`].
+pub(crate) fn not_finite() -> Counter {
+    counter!(NOT_FINITE)
 }
 
 /// The gauge [`STARTUP`].

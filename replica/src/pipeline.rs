@@ -13,6 +13,8 @@ mod worker;
 use crate::batch::Batcher;
 use crate::decode::ImageLimits;
 use crate::model::{InferenceError, Input, Model, ModelFactory};
+use crate::pass_times::PassTimes;
+use crate::request_body::RequestBody;
 use crate::transform::Transform;
 use crate::work::Work;
 use batch_queue::BatchQueue;
@@ -21,6 +23,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use decoder::Decoders;
 use service::wire::{Code, RequestError};
 use slots::TakenSlots;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thread::FatalErrorSender;
@@ -30,6 +33,8 @@ use work_item::{Responder, WorkItem};
 /// An image as a request sends it.
 #[derive(Debug)]
 pub enum Image {
+    /// The body of a request that contains an image file.
+    Body(RequestBody),
     /// The bytes of an image file.
     Encoded(Bytes),
     /// The model's input, which needs no decoding.
@@ -107,8 +112,8 @@ impl CreateModel for ModelFactory {
 pub type FatalErrors = mpsc::Receiver<anyhow::Error>;
 
 impl Pipeline {
-    /// Starts the threads. `load` runs on its own thread. That thread calls `ready` once each worker's model has run
-    /// every batch size and the decoders have started.
+    /// Starts the threads. `load` runs on its own thread. That thread calls `ready` once each worker's model is
+    /// warm and the decoders have started.
     ///
     /// # Errors
     /// If the system refuses the thread for `load`. Later errors arrive through [`FatalErrors`].
@@ -150,8 +155,9 @@ impl Pipeline {
     /// has ended.
     ///
     /// # Errors
-    /// If the image cannot be decoded (status 400), has too many pixels (413), or is not computed before its deadline
-    /// (504), or if the model fails (500).
+    /// If the image cannot be decoded (status 400), has too many pixels (413), or is not computed at its deadline (504),
+    /// or if the model fails (500). The error for the deadline comes at the deadline, also while the model is loaded or
+    /// the pass of the image goes on.
     pub async fn classify(
         &self,
         image: Image,
@@ -165,7 +171,13 @@ impl Pipeline {
         let responder = Responder { slot, work, outcome };
         let item = WorkItem { image, deadline, entered: Instant::now(), times: StageTimes::default(), responder };
         self.images.try_send(item).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(answer) => answer.map_err(|_| stopped())?,
+            Err(_elapsed) => {
+                let message = "the deadline passed before the image was classified";
+                Err(RequestError::new(Code::DeadlineExceeded, message))
+            }
+        }
     }
 }
 
@@ -191,15 +203,15 @@ fn start_threads<F: CreateModel>(
     Ok(())
 }
 
-/// Starts the workers, and waits until each has created and warmed up its model. Returns the times of a pass of one
-/// image, of two images, and so on. Each time is that of the slowest worker.
+/// Starts the workers, and waits until each has created and warmed up its model. Returns the times of passes. The time for
+/// each measured number of images is that of the slowest worker.
 fn start_workers<F: CreateModel>(
     sizes: Sizes,
     factory: Arc<F>,
     transform: Transform,
     queue: &Arc<BatchQueue>,
     errors: &FatalErrorSender,
-) -> anyhow::Result<Vec<Duration>> {
+) -> anyhow::Result<PassTimes> {
     let (warm, warmed) = bounded(sizes.workers);
     for worker in 0..sizes.workers {
         let (factory, warm, queue) = (factory.clone(), warm.clone(), queue.clone());
@@ -212,20 +224,23 @@ fn start_workers<F: CreateModel>(
                 Ok((mut model, times)) => {
                     let _loading_failed = warm.send(Ok(times));
                     drop(warm);
-                    worker::run(&mut *model, &queue);
+                    worker::run(&mut *model, transform, &queue);
                 }
                 Err(failure) => drop(warm.send(Err(failure))),
             }
         })?;
     }
     drop(warm);
-    let mut slowest = vec![Duration::ZERO; sizes.max_batch];
+    let mut slowest: BTreeMap<usize, Duration> = BTreeMap::new();
     let stopped = |_| anyhow::anyhow!("a worker stopped during its warm-up; its message is in the log");
     for _ in 0..sizes.workers {
-        let times = warmed.recv().map_err(stopped)??;
-        slowest.iter_mut().zip(times).for_each(|(slowest, time)| *slowest = time.max(*slowest));
+        for (images, time) in warmed.recv().map_err(stopped)?? {
+            let slowest = slowest.entry(images).or_default();
+            *slowest = time.max(*slowest);
+        }
     }
-    Ok(slowest)
+    let measured: Vec<_> = slowest.into_iter().collect();
+    Ok(PassTimes::through(&measured, sizes.max_batch))
 }
 
 #[cfg(test)]
@@ -340,6 +355,92 @@ mod tests {
             assert_eq!(task.await.expect("no panic"), Ok(()));
         }
         assert_eq!(*batches.lock().expect("no test panics here"), [1, 2, 1]);
+    }
+
+    /// Waits until all slots are free.
+    async fn until_free(slots: &Slots) {
+        while slots.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_is_answered_at_its_deadline_although_the_work_goes_on() {
+        let (open, gate) = bounded(1);
+        let (loaded_now, wait) = bounded(0);
+        let model = Gated { gate, batches: Arc::default() };
+        let load = move || {
+            wait.recv()?;
+            Ok(LoadedModel { factory: model, transform: Transform::IMAGENET })
+        };
+        let (pipeline, _errors) =
+            Pipeline::start(sizes(1, 1), ImageLimits::default(), load, || {}).expect("the thread starts");
+        let slots = Slots::new(1);
+        let classify = async || {
+            let slot = slots.take(SlotClient::default(), 1).expect("a free slot");
+            let (start, wait) = (Instant::now(), Duration::from_millis(100));
+            let (image, work) = (Image::Encoded(png()), WorkMeter::default().begin());
+            let outcome = pipeline.classify(image, start + wait, slot, work).await;
+            assert_eq!(outcome.expect_err("no pass has ended").code, Code::DeadlineExceeded);
+            assert!(start.elapsed() >= wait && start.elapsed() < 50 * wait, "{:?}", start.elapsed());
+            assert_eq!(slots.taken(), 1, "the image is still in the pipeline");
+        };
+        classify().await;
+        loaded_now.send(()).expect("the model is being loaded");
+        until_free(&slots).await;
+        classify().await;
+        open.send(()).expect("the model waits");
+        until_free(&slots).await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_transform_fails_only_its_own_request() {
+        let (open, gate) = bounded(1);
+        let model = Gated { gate, batches: Arc::default() };
+        // No flag gives such a transform, which divides by zero.
+        let transform = Transform { resize: 0, ..Transform::IMAGENET };
+        let load = move || Ok(LoadedModel { factory: model, transform });
+        let (pipeline, mut errors) =
+            Pipeline::start(sizes(2, 1), ImageLimits::default(), load, || {}).expect("the thread starts");
+        let far = Instant::now() + Duration::from_secs(600);
+        let failed = classify(&pipeline, png(), far).await;
+        assert_eq!(failed.expect_err("it panicked").code, Code::Internal);
+        open.send(()).expect("the model waits");
+        let slot = Slots::new(1).take(SlotClient::default(), 1).expect("a free slot");
+        let tensor = Image::Tensor(vec![1.0; transform.input_length()]);
+        assert!(pipeline.classify(tensor, far, slot, WorkMeter::default().begin()).await.is_ok());
+        assert!(errors.try_recv().is_err(), "the replica goes on");
+    }
+
+    #[tokio::test]
+    async fn logits_that_are_not_finite_are_an_error_of_the_model_or_of_its_input() {
+        struct Overflowing;
+        impl Model for Overflowing {
+            fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
+                let sum = |image: &Input| image.iter().sum::<f32>();
+                Ok(images.iter().map(|image| vec![0.5, sum(image) / 0.0 * 0.0]).collect())
+            }
+        }
+        impl CreateModel for Overflowing {
+            fn create(&self) -> Result<Box<dyn Model>, InferenceError> {
+                Ok(Box::new(Self))
+            }
+        }
+        let load = || Ok(LoadedModel { factory: Overflowing, transform: Transform::IMAGENET });
+        let (pipeline, _errors) =
+            Pipeline::start(sizes(1, 1), ImageLimits::default(), load, || {}).expect("the thread starts");
+        let far = Instant::now() + Duration::from_secs(600);
+        let tensor = |number| Image::Tensor(vec![number; Transform::IMAGENET.input_length()]);
+        for (image, code, reason) in [
+            (Image::Encoded(png()), Code::Internal, "not finite numbers"),
+            (tensor(2.6), Code::Internal, "not finite numbers"),
+            (tensor(-1e30), Code::BadRequest, "too large for the model"),
+        ] {
+            let slot = Slots::new(1).take(SlotClient::default(), 1).expect("a free slot");
+            let outcome = pipeline.classify(image, far, slot, WorkMeter::default().begin()).await;
+            let fault = outcome.expect_err("NaN is no answer");
+            assert!(fault.code == code && fault.message.contains(reason), "{fault}");
+        }
     }
 
     #[tokio::test]

@@ -115,15 +115,11 @@ struct Axis {
 }
 
 impl Axis {
-    /// For each pixel of the interval in the crop, the index of the nearest pixel of an image whose side is `side`. The
-    /// steps are added one by one, as in Pillow, because a product would be rounded differently.
+    /// For each pixel of the interval in the crop, the index of the nearest pixel of an image whose side is `side`.
     fn nearest(&self, side: usize) -> Vec<usize> {
         let step = self.image_length / self.crop_length as f64;
-        let skipped = (self.image_start / step).round() as usize;
-        let mut at = 0.5 * step;
-        for _ in 0..skipped {
-            at += step;
-        }
+        let skipped = (self.image_start / step).round() as u64;
+        let mut at = add_times(0.5 * step, step, skipped);
         (0..self.crop_length)
             .map(|_| {
                 let pixel = (at as usize).min(side - 1);
@@ -132,6 +128,34 @@ impl Axis {
             })
             .collect()
     }
+}
+
+/// The sum that `count` additions of `step` to `start` give with the roundings of each addition, as Pillow adds. A product
+/// would be rounded differently, and would select other pixels. Takes some hundred additions at most. Both numbers are
+/// above zero.
+///
+/// The doubles between two powers of two have equal distances. There every addition adds the same number, except for the
+/// first one: if `step` ends in half a distance, it is rounded to the even neighbour, and later sums are even already. So
+/// the additions up to the next power of two are one product, which is exact.
+fn add_times(start: f64, step: f64, mut count: u64) -> f64 {
+    let next_power = |at: f64| f64::from_bits(((at.to_bits() >> 52) + 1) << 52);
+    let mut at = start;
+    while count > 0 {
+        let first = at + step;
+        let (second, third) = (first + step, first + step + step);
+        let end = next_power(at);
+        // One addition fewer than fit, because the quotient is rounded.
+        let fitting = if third < end { ((end - second) / (third - second)) as u64 } else { 0 };
+        if fitting < 2 || count < 3 {
+            at = first;
+            count -= 1;
+        } else {
+            let times = (fitting - 1).min(count - 2);
+            at = second + times as f64 * (third - second);
+            count -= 2 + times;
+        }
+    }
+    at
 }
 
 /// The two dimensions of the transform for an image of `width` by `height` pixels: horizontal, then vertical.
@@ -167,6 +191,7 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_crop_has_the_position_that_torchvision_chooses() {
@@ -184,6 +209,27 @@ mod tests {
         }
         let squashed = Transform { resize_mode: ResizeMode::BothSides, ..Transform::IMAGENET };
         assert_eq!(axes(512, 768, &squashed), (window(32.0, 448.0), window(48.0, 672.0)));
+    }
+
+    proptest! {
+        #[test]
+        fn many_additions_at_once_give_the_same_sum(step in 1e-7..3e5_f64, count in 0..200_000_u64, bits in 0..60_u32) {
+            // Steps with few bits are those that end in half a distance between doubles.
+            let step = f64::from_bits(step.to_bits() >> bits.min(52) << bits.min(52));
+            let one_by_one = (0..count).fold(0.5 * step, |at, _| at + step);
+            prop_assert_eq!(add_times(0.5 * step, step, count).to_bits(), one_by_one.to_bits());
+        }
+    }
+
+    #[test]
+    fn the_nearest_pixels_of_a_very_wide_image_are_found_at_once() {
+        let transform = Transform { interpolation: Interpolation::Nearest, ..Transform::IMAGENET };
+        // The resized image would have 256 * 50,000,000 columns, and the crop begins after 6.4e9 of them.
+        let (across, _) = axes(50_000_000, 1, &transform);
+        let start = std::time::Instant::now();
+        let columns = across.nearest(50_000_000);
+        assert!(start.elapsed().as_millis() < 50, "{:?}", start.elapsed());
+        assert_eq!((columns.len(), columns[0]), (224, 24_999_999));
     }
 
     #[test]

@@ -169,6 +169,12 @@ impl Transform {
         3 * self.crop as usize * self.crop as usize
     }
 
+    /// The largest absolute value of a number in the model's input that a picture can have.
+    pub fn largest_input(&self) -> f32 {
+        let of_channel = |(mean, std): (&f32, &f32)| mean.abs().max((1.0 - mean).abs()) / std;
+        self.mean.iter().zip(&self.std).map(of_channel).fold(0.0, f32::max)
+    }
+
     /// Takes each parameter from the first of the named sources that has it, or else from [`Transform::IMAGENET`]. Also
     /// returns a description, in which each parameter has the name of its source.
     pub fn resolve(sources: &[(&str, TransformValues)]) -> (Self, String) {

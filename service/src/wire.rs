@@ -288,10 +288,19 @@ pub struct RequestError {
     pub retry_after: Option<Duration>,
 }
 
+/// Most bytes of a message. Messages quote what a client has sent, which may be a text of 20 MB.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
 impl RequestError {
-    /// An error without `Retry-After`.
+    /// An error without `Retry-After`. Of a message over 1 KiB, the beginning is kept.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE_BYTES {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+            message.push('…');
+            message.shrink_to_fit();
+        }
+        Self { code, message, retry_after: None }
     }
 
     /// Sets the time after which the client should retry.
@@ -410,6 +419,15 @@ mod tests {
         for text in ["", "ok", "Busy", "busy ", "client_gone"] {
             assert_eq!(Code::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_long_message_is_kept() {
+        let message = RequestError::new(Code::BadRequest, format!("x{}", "é".repeat(10_000_000))).message;
+        assert!(message.starts_with("xé") && message.ends_with("é…"), "{message}");
+        assert!((1000..1100).contains(&message.len()) && message.capacity() < 2000, "{}", message.len());
+        let short = "é".repeat(MAX_MESSAGE_BYTES / 2);
+        assert_eq!(RequestError::new(Code::BadRequest, short.clone()).message, short);
     }
 
     #[test]

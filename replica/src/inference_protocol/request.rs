@@ -1,11 +1,11 @@
 //! Parses the body of an inference request: its images and the requested outputs.
 
+use super::json::{self, InputJson, OutputParameters, RequestedOutputJson};
 use super::output::{OutputTensor, RequestedOutput};
-use super::tensor::{self, Array, InputElements};
+use super::tensor::{self, InputElements};
 use super::{IMAGE, INPUT, bad_request};
 use crate::pipeline::Image;
 use bytes::Bytes;
-use serde::Deserialize;
 use service::wire::header::INFERENCE_JSON_LENGTH as JSON_LENGTH;
 use service::wire::{Code, RequestError};
 
@@ -42,66 +42,17 @@ impl InferenceRequest {
         let json = body.get(..json_length).ok_or_else(|| {
             bad_request(format!("{JSON_LENGTH} is {json_length}, but the whole body has {} bytes", body.len()))
         })?;
-        let request: RequestJson = serde_json::from_slice(json)
-            .map_err(|error| bad_request(format!("the JSON is not an inference request: {error}")))?;
+        let request = json::read(json, limits)?;
         if request.id.as_ref().is_some_and(|id| id.len() > MAX_ID_LENGTH) {
             return Err(bad_request(format!("the id has more than {MAX_ID_LENGTH} bytes; send a shorter id")));
         }
-        let all_binary = request.parameters.and_then(|parameters| parameters.binary_data_output).unwrap_or(false);
-        let outputs = outputs(request.outputs.unwrap_or_default(), all_binary)?;
-        let inputs: [InputJson; 1] = request.inputs.try_into().map_err(|inputs: Vec<InputJson>| {
-            let count = inputs.len();
-            bad_request(format!("the request has {count} inputs; send one, {INPUT:?} or {IMAGE:?}"))
-        })?;
-        let [input] = inputs;
-        Ok(Self { id: request.id, images: input.images(body.slice(json_length..), limits)?, outputs })
+        let outputs = outputs(request.outputs, request.binary_data_output)?;
+        let images = request.input.images(body.slice(json_length..), limits)?;
+        Ok(Self { id: request.id, images, outputs })
     }
 }
 
-/// The fields of a request's JSON that this server uses.
-#[derive(Deserialize)]
-#[serde(expecting = "an object with \"inputs\"")]
-struct RequestJson {
-    id: Option<String>,
-    parameters: Option<RequestParameters>,
-    inputs: Vec<InputJson>,
-    outputs: Option<Vec<RequestedOutputJson>>,
-}
-
-#[derive(Deserialize)]
-struct RequestParameters {
-    binary_data_output: Option<bool>,
-}
-
-/// The JSON of one input.
-#[derive(Deserialize)]
-struct InputJson {
-    name: String,
-    shape: Vec<i64>,
-    datatype: String,
-    parameters: Option<InputParameters>,
-    data: Option<Array>,
-}
-
-#[derive(Deserialize)]
-struct InputParameters {
-    binary_data_size: Option<usize>,
-}
-
-/// The JSON of one requested output.
-#[derive(Deserialize)]
-struct RequestedOutputJson {
-    name: String,
-    parameters: Option<OutputParameters>,
-}
-
-#[derive(Default, Deserialize)]
-struct OutputParameters {
-    binary_data: Option<bool>,
-    classification: Option<usize>,
-}
-
-impl InputJson {
+impl<'a> InputJson<'a> {
     /// The images of this input. `tail` is the part of the body after the JSON.
     fn images(self, tail: Bytes, InputLimits { capacity, side }: InputLimits) -> Result<Vec<Image>, RequestError> {
         match self.name.as_str() {
@@ -145,9 +96,9 @@ impl InputJson {
     }
 
     /// The elements of this input, which are in its JSON or in `tail`.
-    fn elements(self, tail: Bytes) -> Result<InputElements, RequestError> {
+    fn elements(self, tail: Bytes) -> Result<InputElements<'a>, RequestError> {
         let (name, following) = (self.name, tail.len());
-        match (self.data, self.parameters.and_then(|parameters| parameters.binary_data_size)) {
+        match (self.data, self.binary_data_size) {
             (Some(array), None) if following == 0 => Ok(InputElements::Json(array)),
             (None, Some(size)) if size == following => Ok(InputElements::Binary(tail)),
             (None, None) => {
@@ -307,10 +258,15 @@ mod tests {
             ("[]".into(), b"", "expected an object with \"inputs\""),
             ("{}".into(), b"", "missing field `inputs`"),
             (r#"{"inputs":{}}"#.into(), b"", "expected a sequence"),
-            (r#"{"inputs":[],"id":7}"#.into(), b"", "integer `7`"),
-            (format!(r#"{{"inputs":[],"id":"{}"}}"#, "x".repeat(MAX_ID_LENGTH + 1)), b"", "the id has more than 1024"),
-            (r#"{"inputs":[]} more"#.into(), b"", "trailing characters"),
-            (r#"{"inputs":[],"parameters":{"binary_data_output":1}}"#.into(), b"", "integer `1`"),
+            (r#"{"id":7,"inputs":[]}"#.into(), b"", "integer `7`"),
+            (
+                image(r#","data":["YQ==","YQ=="]"#)
+                    .replace("{\"inputs", &format!("{{\"id\":\"{}\",\"inputs", "x".repeat(MAX_ID_LENGTH + 1))),
+                b"",
+                "the id has more than 1024",
+            ),
+            (image(r#","data":["YQ==","YQ=="]"#) + " more", b"", "trailing characters"),
+            (r#"{"parameters":{"binary_data_output":1},"inputs":[]}"#.into(), b"", "integer `1`"),
         ]);
     }
 
@@ -319,9 +275,9 @@ mod tests {
         let both = r#"{"inputs":[{"name":"input","datatype":"FP32","shape":[1,3,224,224],"data":[]},
             {"name":"image","datatype":"BYTES","shape":[1],"data":[]}]}"#;
         check_refused(vec![
-            (r#"{"inputs":[]}"#.into(), b"", "0 inputs; send one, \"input\" or \"image\""),
-            (both.into(), b"", "2 inputs"),
-            (both.replace("image", "input").replace("BYTES", "FP32"), b"", "2 inputs"),
+            (r#"{"inputs":[]}"#.into(), b"", "has no input; send one, \"input\" or \"image\""),
+            (both.into(), b"", "more than one input"),
+            (both.replace("image", "input").replace("BYTES", "FP32"), b"", "more than one input"),
             (r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]}"#.into(), b"", "no input \"x\""),
             (r#"{"inputs":[{"name":"input","shape":[1]}]}"#.into(), b"", "missing field `datatype`"),
             (image("").replace("BYTES", "FP32"), b"", "datatype \"FP32\"; send BYTES"),
@@ -387,7 +343,7 @@ mod tests {
         check_refused(vec![
             (image(r#","data":["YQ=="]"#), b"", "1 strings; its shape needs 2"),
             (image(r#","data":[1,2]"#), b"", "the data of \"image\" are numbers"),
-            (image(r#","data":["YQ==","!"]"#), b"", "image 1 is not base64"),
+            (image(r#","data":["YQ==","!"]"#), b"", "image 1 cannot be decoded: it is not base64"),
             (image(r#","data":["YQ==",""]"#), b"", "image 1 is empty"),
             (image(&sized(0)), b"", "image 0 has no length: 0 bytes are left"),
             (image(&sized(7)), b"\x03\0\0\0abc", "image 1 has no length"),
@@ -402,9 +358,45 @@ mod tests {
     }
 
     #[test]
+    fn reading_stops_at_the_first_element_that_the_shape_does_not_allow() {
+        // Each JSON is cut off after the element, so a reader that went on would find the end of the text.
+        let images = |shape: &str, count| {
+            let start = r#"{"inputs":[{"name":"image","datatype":"BYTES","#;
+            format!(r#"{start}{shape}"data":[{}"#, r#""YQ==","#.repeat(count))
+        };
+        let numbers = |count| format!(r#"{{"inputs":[{{"shape":[1,3,224,224],"data":[{}"#, "0,".repeat(count));
+        let input = r#"{"name":"image","datatype":"BYTES","shape":[1],"data":["YQ=="]}"#;
+        for (json, code, message) in [
+            (images(r#""shape":[1],"#, 2), Code::BadRequest, "shape [1] of images allows: 1 strings"),
+            (images(r#""shape":[4],"#, 5), Code::BadRequest, "shape [4] of images allows: 4 strings"),
+            (images(r#""shape":[-1],"#, 1), Code::BadRequest, "shape [-1] of images allows: 0 strings"),
+            (images(r#""shape":[],"#, 1), Code::BadRequest, "shape [] of images allows: 0 strings"),
+            (images(r#""shape":[5],"#, 5), Code::TooLarge, "more than 4 images"),
+            (images(r#""shape":[9223372036854775807],"#, 5), Code::TooLarge, "more than 4 images"),
+            (images("", 5), Code::TooLarge, "more than 4 images, but this replica takes 4 at once"),
+            (numbers(INPUT_LENGTH + 1), Code::BadRequest, "150528 numbers for \"input\""),
+            (format!(r#"{{"inputs":[{input},{{"#), Code::BadRequest, "more than one input"),
+            (
+                format!(r#"{{"inputs":[{input}],"outputs":[{}"#, r#"{"name":"label"},"#.repeat(4)),
+                Code::BadRequest,
+                "more than 3 elements",
+            ),
+            (r#"{"inputs":[{"shape":[1,1,1,1,1,1,1,1,1,"#.to_owned(), Code::BadRequest, "more than 8 elements"),
+        ] {
+            let excerpt = json.get(..200).unwrap_or(&json).to_owned();
+            let fault = InferenceRequest::parse(&json.into(), None, LIMITS).expect_err(&excerpt);
+            assert!(fault.code == code && fault.message.contains(message), "{excerpt}: {fault}");
+        }
+        // A request with as many elements as allowed is read to its end.
+        let whole = images(r#""shape":[4],"#, 4).replace("\"YQ==\",", "\"YQ==\", ");
+        let whole = format!("{}]}}]}}", whole.trim_end_matches(", "));
+        assert_eq!(InferenceRequest::parse(&whole.into(), None, LIMITS).expect("a request").images.len(), 4);
+    }
+
+    #[test]
     fn a_body_is_refused_if_its_json_is_not_utf8_or_is_longer_than_the_body() {
         for (bytes, length, message) in [
-            (&b"{\"inputs\":[],\"id\":\"\xff\"}"[..], None, "invalid unicode"),
+            (&b"{\"id\":\"\xff\",\"inputs\":[]}"[..], None, "invalid unicode"),
             (b"{\"\xc3\x28\":0}", None, "invalid unicode"),
             (b"\0\0\0\0", None, "expected value"),
             (b"{}", Some(3), "inference-header-content-length is 3, but the whole body has 2 bytes"),

@@ -2,19 +2,18 @@
 //! request.
 
 use super::{IMAGE, INPUT, bad_request};
+use crate::image_text;
 use crate::model::{CHANNELS, Input};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf, Bytes};
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use service::wire::RequestError;
+use std::borrow::Cow;
 
 /// The elements of an input tensor in row-major order.
 #[derive(Debug)]
-pub enum InputElements {
+pub enum InputElements<'a> {
     /// The elements of a JSON array.
-    Json(Array),
+    Json(Array<'a>),
     /// The bytes of the binary tensor data extension. An FP32 element is a little-endian number. A BYTES element is its
     /// length, of 32 bits, followed by its bytes.
     Binary(Bytes),
@@ -22,9 +21,19 @@ pub enum InputElements {
 
 /// The elements of a JSON array and of the arrays in it. They are all numbers or all strings.
 #[derive(Debug, Default)]
-pub struct Array {
+pub struct Array<'a> {
     numbers: Vec<f32>,
-    strings: Vec<String>,
+    /// The strings, of which only those with escapes are copied.
+    strings: Vec<Cow<'a, str>>,
+}
+
+/// The numbers of elements that an array may have.
+#[derive(Debug, Clone, Copy)]
+pub struct MostElements {
+    /// Most numbers of an array of numbers.
+    pub numbers: usize,
+    /// Most strings of an array of strings.
+    pub strings: usize,
 }
 
 /// The `count` images of an FP32 tensor `[count, 3, side, side]` of normalised numbers. Each image becomes
@@ -32,7 +41,7 @@ pub struct Array {
 ///
 /// # Errors
 /// If the number of elements does not fit the shape, or an element is a string, NaN or infinite (status 400).
-pub fn inputs(elements: InputElements, count: usize, side: usize) -> Result<Vec<Input>, RequestError> {
+pub fn inputs(elements: InputElements<'_>, count: usize, side: usize) -> Result<Vec<Input>, RequestError> {
     let each = CHANNELS * side * side;
     let expected = count * each;
     match elements {
@@ -59,12 +68,12 @@ pub fn inputs(elements: InputElements, count: usize, side: usize) -> Result<Vec<
     }
 }
 
-/// The `count` encoded images of a BYTES tensor `[count]`. In JSON, each image is a string of base64.
+/// The `count` encoded images of a BYTES tensor `[count]`. In JSON, each image is a string of base64, or a data URL.
 ///
 /// # Errors
 /// If the number of elements is not `count`, an element is empty, not base64 or no string, or a length is beyond the
 /// end of the data (status 400).
-pub fn files(elements: InputElements, count: usize) -> Result<Vec<Bytes>, RequestError> {
+pub fn files(elements: InputElements<'_>, count: usize) -> Result<Vec<Bytes>, RequestError> {
     let files = match elements {
         InputElements::Binary(bytes) => split(bytes, count)?,
         InputElements::Json(Array { numbers, .. }) if !numbers.is_empty() => {
@@ -77,9 +86,9 @@ pub fn files(elements: InputElements, count: usize) -> Result<Vec<Bytes>, Reques
                 let length = strings.len();
                 return Err(bad_request(format!("{IMAGE:?} has {length} strings; its shape needs {count}")));
             }
-            let decode = |(index, text): (usize, &String)| match BASE64_STANDARD.decode(text) {
+            let decode = |(index, text): (usize, &Cow<'_, str>)| match image_text::decode(text.as_bytes()) {
                 Ok(file) => Ok(file.into()),
-                Err(error) => Err(bad_request(format!("{IMAGE:?}: image {index} is not base64: {error}"))),
+                Err(reason) => Err(bad_request(format!("{IMAGE:?}: image {index} cannot be decoded: {reason}"))),
             };
             strings.iter().enumerate().map(decode).collect::<Result<_, _>>()?
         }
@@ -136,28 +145,71 @@ fn interleave<T: Copy>(
     Err(bad_request(format!("{INPUT:?} has {found} at [{image},{channel},{row},{column}]; send finite numbers")))
 }
 
-impl<'de> Deserialize<'de> for Array {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut array = Self::default();
-        deserializer.deserialize_seq(Append(&mut array))?;
-        Ok(array)
+/// Reads an array, or null as no array.
+pub struct ArraySeed<'s> {
+    /// The numbers of elements that are read.
+    pub most: MostElements,
+    /// Called at the first element beyond `most`. Returns the message of the error.
+    pub stopped: &'s dyn Fn() -> String,
+}
+
+impl<'de> DeserializeSeed<'de> for ArraySeed<'_> {
+    type Value = Option<Array<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Array<'de>>, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ArraySeed<'_> {
+    type Value = Option<Array<'de>>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an array of numbers or of strings")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Option<Array<'de>>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Array<'de>>, D::Error> {
+        let mut array = Array::default();
+        deserializer.deserialize_seq(Append { array: &mut array, seed: &self })?;
+        Ok(Some(array))
     }
 }
 
 /// Appends all elements of a JSON value to one array. A nested array takes no memory of its own.
-struct Append<'a>(&'a mut Array);
+struct Append<'a, 'de> {
+    array: &'a mut Array<'de>,
+    seed: &'a ArraySeed<'a>,
+}
 
-impl Append<'_> {
+impl<'de> Append<'_, 'de> {
     fn number<E: Error>(self, number: f32) -> Result<(), E> {
-        if !self.0.strings.is_empty() {
+        if !self.array.strings.is_empty() {
             return Err(E::custom("a number follows strings; send only numbers or only strings"));
         }
-        self.0.numbers.push(number);
+        if self.array.numbers.len() >= self.seed.most.numbers {
+            return Err(E::custom((self.seed.stopped)()));
+        }
+        self.array.numbers.push(number);
+        Ok(())
+    }
+
+    fn string<E: Error>(self, text: Cow<'de, str>) -> Result<(), E> {
+        if !self.array.numbers.is_empty() {
+            return Err(E::custom("a string follows numbers; send only numbers or only strings"));
+        }
+        if self.array.strings.len() >= self.seed.most.strings {
+            return Err(E::custom((self.seed.stopped)()));
+        }
+        self.array.strings.push(text);
         Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Append<'_> {
+impl<'de> DeserializeSeed<'de> for Append<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -165,7 +217,7 @@ impl<'de> DeserializeSeed<'de> for Append<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Append<'_> {
+impl<'de> Visitor<'de> for Append<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -185,15 +237,16 @@ impl<'de> Visitor<'de> for Append<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        if !self.0.numbers.is_empty() {
-            return Err(E::custom("a string follows numbers; send only numbers or only strings"));
-        }
-        self.0.strings.push(text.to_owned());
-        Ok(())
+        self.string(Cow::Owned(text.to_owned()))
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
+        self.string(Cow::Borrowed(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
-        while sequence.next_element_seed(Append(self.0))?.is_some() {}
+        let Self { array, seed } = self;
+        while sequence.next_element_seed(Append { array: &mut *array, seed })?.is_some() {}
         Ok(())
     }
 }
@@ -204,6 +257,13 @@ mod tests {
 
     const SIDE: usize = 5;
     const INPUT_LENGTH: usize = 3 * SIDE * SIDE;
+
+    /// The elements of a JSON array.
+    fn array(text: &str) -> Array<'_> {
+        let seed = ArraySeed { most: MostElements { numbers: 1000, strings: 1000 }, stopped: &String::new };
+        let array = seed.deserialize(&mut serde_json::Deserializer::from_str(text)).expect("JSON");
+        array.expect("an array")
+    }
 
     /// A tensor of `count` images. The value of each number is its index.
     fn counted(count: usize) -> Vec<f32> {
@@ -218,7 +278,7 @@ mod tests {
         let rows: Vec<&[f32]> = numbers.chunks_exact(SIDE).collect();
         let channels: Vec<&[&[f32]]> = rows.chunks_exact(SIDE).collect();
         let nested = serde_json::to_string(&channels.chunks_exact(3).collect::<Vec<_>>()).expect("numbers");
-        let json = |text: &str| InputElements::Json(serde_json::from_str(text).expect("an array"));
+        let json = |text| InputElements::Json(array(text));
         for (form, elements) in [("binary", binary), ("flat", json(&flat)), ("nested", json(&nested))] {
             let found = inputs(elements, 2, SIDE).unwrap_or_else(|fault| panic!("{form}: {fault}"));
             let plane = (SIDE * SIDE) as f32;
@@ -244,10 +304,11 @@ mod tests {
 
     #[test]
     fn image_files_are_read_from_json_and_from_bytes() {
-        let json = serde_json::from_str(r#"[["YWJj"],["ZA=="]]"#).expect("an array");
-        for elements in
-            [InputElements::Json(json), InputElements::Binary(Bytes::from_static(b"\x03\0\0\0abc\x01\0\0\0d"))]
-        {
+        for elements in [
+            InputElements::Json(array(r#"[["YWJj"],["ZA=="]]"#)),
+            InputElements::Json(array(r#"["data:image\/png;base64,YWJj","Z\nA"]"#)),
+            InputElements::Binary(Bytes::from_static(b"\x03\0\0\0abc\x01\0\0\0d")),
+        ] {
             assert_eq!(files(elements, 2), Ok(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"d")]));
         }
     }

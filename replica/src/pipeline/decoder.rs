@@ -1,4 +1,4 @@
-//! The decoding threads, which convert encoded images to the model's input.
+//! The decoding threads, which convert the bodies of requests and encoded images to the model's input.
 
 use super::Image;
 use super::batch_queue::BatchQueue;
@@ -10,6 +10,7 @@ use crate::preprocess;
 use crate::transform::Transform;
 use crossbeam_channel::Receiver;
 use service::wire::{Code, RequestError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,7 +38,7 @@ impl Decoders {
                     metrics::stage(Stage::Decode).record(times.decode);
                     self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, responder });
                 }
-                Err(error) => responder.send(Err(request_error(&error))),
+                Err(error) => responder.send(Err(error)),
             }
         }
     }
@@ -49,14 +50,23 @@ impl Drop for Decoders {
     }
 }
 
-fn input(image: Image, limits: ImageLimits, transform: Transform) -> Result<Input, decode::Error> {
-    match image {
-        Image::Encoded(file) => {
-            let pixels = decode::decode(&file, limits)?;
-            Ok(preprocess::input(&pixels, &transform))
-        }
+/// The model's input for `image`. A panic is an error of this image only; otherwise one image of an unforeseen kind
+/// would end the replica.
+fn input(image: Image, limits: ImageLimits, transform: Transform) -> Result<Input, RequestError> {
+    let convert = || match image {
+        Image::Body(body) => input_of_file(&body.image()?, limits, transform),
+        Image::Encoded(file) => input_of_file(&file, limits, transform),
         Image::Tensor(input) => Ok(input),
-    }
+    };
+    catch_unwind(AssertUnwindSafe(convert)).unwrap_or_else(|_panic| {
+        let message = "the image could not be converted to the model's input; the log of the replica has the reason";
+        Err(RequestError::new(Code::Internal, message))
+    })
+}
+
+fn input_of_file(file: &[u8], limits: ImageLimits, transform: Transform) -> Result<Input, RequestError> {
+    let pixels = decode::decode(file, limits).map_err(|error| request_error(&error))?;
+    Ok(preprocess::input(&pixels, &transform))
 }
 
 fn request_error(error: &decode::Error) -> RequestError {

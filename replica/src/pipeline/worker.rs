@@ -10,38 +10,55 @@ use crate::transform::Transform;
 use service::wire::{Code, RequestError};
 use std::time::{Duration, Instant};
 
-/// Runs one pass of each batch size from 1 to `max_batch`, with images of zeros. Otherwise a request would have to wait
-/// for a slow first pass. Returns the time of each pass.
+/// The longest time for which further batch sizes are tried in the warm-up. Passes of 64 images alone would take a worker
+/// over two seconds, in which the replica could serve.
+const WARM_UP_TIME: Duration = Duration::from_millis(500);
+
+/// Number of passes of each size of which the fastest counts. The first pass also gets its memory from the system.
+const TRIES: u32 = 2;
+
+/// Runs passes of 1, 2, 4, … and at last `max_batch` images of zeros, as far as they fit in [`WARM_UP_TIME`]. Otherwise a
+/// request would have to wait for a slow first pass. Returns the sizes that were run, with the time of a pass.
 pub(super) fn warm_up(
     model: &mut dyn Model,
     transform: Transform,
     max_batch: usize,
-) -> Result<Vec<Duration>, InferenceError> {
+) -> Result<Vec<(usize, Duration)>, InferenceError> {
     let image = vec![0.0; transform.input_length()];
-    (1..=max_batch)
-        .map(|size| {
+    let started = Instant::now();
+    let mut measured: Vec<(usize, Duration)> = Vec::new();
+    loop {
+        let size = measured.last().map_or(1, |(size, _)| 2 * size).min(max_batch);
+        let images = vec![image.clone(); size];
+        let mut fastest = Duration::MAX;
+        for _ in 0..TRIES {
             let start = Instant::now();
-            model.logits(&vec![image.clone(); size])?;
-            Ok(start.elapsed())
-        })
-        .collect()
+            model.logits(&images)?;
+            fastest = fastest.min(start.elapsed());
+        }
+        measured.push((size, fastest));
+        // The next size has at most twice the images.
+        if size == max_batch || started.elapsed() + fastest * 2 * TRIES > WARM_UP_TIME {
+            return Ok(measured);
+        }
+    }
 }
 
 /// Classifies batches until the queue is closed and empty.
-pub(super) fn run(model: &mut dyn Model, queue: &BatchQueue) {
+pub(super) fn run(model: &mut dyn Model, transform: Transform, queue: &BatchQueue) {
     while let Some(Batch { mut images, expired }) = queue.take() {
         let abandoned = images.extract_if(.., |item| item.is_abandoned());
         expired.into_iter().chain(abandoned).for_each(|item| item.expire("inference"));
         if !images.is_empty() {
             let count = images.len();
-            let took = infer(model, images);
+            let took = infer(model, transform, images);
             queue.record(count, took);
         }
     }
 }
 
 /// Runs one forward pass and answers its requests. Returns the time of the pass.
-fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
+fn infer(model: &mut dyn Model, transform: Transform, batch: Vec<WorkItem<Input>>) -> Duration {
     let started = Instant::now();
     let (inputs, responders): (Vec<Input>, Vec<(StageTimes, Responder)>) = batch
         .into_iter()
@@ -56,10 +73,11 @@ fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
     metrics::stage(Stage::Forward).record(inference);
     match outcome {
         Ok(rows) => {
-            for ((mut times, responder), logits) in responders.into_iter().zip(rows) {
+            for (((mut times, responder), logits), input) in responders.into_iter().zip(rows).zip(&inputs) {
                 times.inference = inference;
                 metrics::stage(Stage::Queue).record(times.batch);
-                responder.send(Ok(Classification { logits, times }));
+                let checked = check_finite(&logits, input, transform);
+                responder.send(checked.map(|()| Classification { logits, times }));
             }
         }
         Err(failure) => {
@@ -70,4 +88,28 @@ fn infer(model: &mut dyn Model, batch: Vec<WorkItem<Input>>) -> Duration {
         }
     }
     inference
+}
+
+/// A number of the model's input is too large to be that of a picture if it is over this number of times as far from zero
+/// as any number that the transform makes of a picture. Clients that normalise in another way stay far below.
+const MOST_TIMES_A_PICTURE: f32 = 1e3;
+
+/// Checks that all logits of `input` are finite numbers. JSON has no others, and no softmax can be computed from them.
+///
+/// # Errors
+/// If the client sent numbers that are too large for any model (status 400), or else the model is broken (500).
+fn check_finite(logits: &[f32], input: &[f32], transform: Transform) -> Result<(), RequestError> {
+    if logits.iter().all(|logit| logit.is_finite()) {
+        return Ok(());
+    }
+    let most = MOST_TIMES_A_PICTURE * transform.largest_input();
+    if input.iter().any(|number| number.abs() > most) {
+        let message = "its numbers are too large for the model; send normalised numbers";
+        return Err(RequestError::new(Code::BadRequest, message));
+    }
+    metrics::not_finite().increment(1);
+    let message =
+        "the logits of the model are not finite numbers; its weights, or their precision, do not suit this image";
+    tracing::error!("{message}");
+    Err(RequestError::new(Code::Internal, message))
 }

@@ -1,6 +1,7 @@
 //! Tests of the whole program of a replica, over HTTP.
 
 mod forms;
+mod hostile;
 mod inference_protocol;
 #[cfg(feature = "onnx")]
 mod onnx;

@@ -15,6 +15,7 @@ async fn a_ready_replica_has_all_metrics_and_the_metadata_of_its_model() {
     assert_eq!(status, StatusCode::OK);
     for metrics::Metric { name, kind, help } in metrics::ALL {
         let (kind, sample) = match kind {
+            MetricKind::Counter => ("counter", name.to_owned()),
             MetricKind::Gauge => ("gauge", name.to_owned()),
             MetricKind::Histogram => ("histogram", format!("{name}_count")),
         };
