@@ -3,6 +3,7 @@
 use super::Image;
 use super::batch_queue::BatchQueue;
 use super::work_item::WorkItem;
+use crate::decode::memory::DecodeMemory;
 use crate::decode::{self, ImageLimits};
 use crate::metrics::{self, Stage};
 use crate::model::Input;
@@ -16,30 +17,47 @@ use std::time::Instant;
 /// The part that all decoders share. It closes the queue when the last decoder has ended.
 pub(super) struct Decoders {
     queue: Arc<BatchQueue>,
+    limits: ImageLimits,
+    memory: DecodeMemory,
 }
 
 impl Decoders {
-    pub(super) fn new(queue: Arc<BatchQueue>) -> Self {
-        Self { queue }
+    pub(super) fn new(queue: Arc<BatchQueue>, limits: ImageLimits) -> Self {
+        Self { queue, limits, memory: DecodeMemory::new(limits.memory_bytes) }
     }
 
     /// Decodes the images of the channel `images` until the channel is closed and empty.
-    pub(super) fn run(&self, images: &Receiver<WorkItem<Image>>, limits: ImageLimits, transform: Transform) {
+    pub(super) fn run(&self, images: &Receiver<WorkItem<Image>>, transform: Transform) {
         for item in images {
             if item.is_abandoned() || item.deadline <= Instant::now() {
                 item.expire("decoding");
                 continue;
             }
             let WorkItem { image, deadline, entered, mut times, responder } = item;
-            match input(image, limits, transform) {
+            match self.input(image, deadline, transform) {
                 Ok(input) => {
                     times.decode = entered.elapsed();
                     metrics::stage(Stage::Decode).record(times.decode);
                     self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, responder });
                 }
-                Err(error) => responder.send(Err(request_error(&error))),
+                Err(error) => responder.send(Err(error)),
             }
         }
+    }
+
+    /// Makes the model's input of an image, as soon as the memory for decoding it is free.
+    fn input(&self, image: Image, deadline: Instant, transform: Transform) -> Result<Input, RequestError> {
+        let file = match image {
+            Image::Encoded(file) => file,
+            Image::Tensor(input) => return Ok(input),
+        };
+        let image = decode::Image::read(&file, self.limits).map_err(|error| request_error(&error))?;
+        let Some(_reserved) = self.memory.reserve(image.memory_bytes(), deadline) else {
+            let message = "the deadline passed before the memory for decoding was free";
+            return Err(RequestError::new(Code::DeadlineExceeded, message));
+        };
+        let pixels = image.decode().map_err(|error| request_error(&error))?;
+        Ok(preprocess::input(&pixels, &transform))
     }
 }
 
@@ -49,19 +67,11 @@ impl Drop for Decoders {
     }
 }
 
-fn input(image: Image, limits: ImageLimits, transform: Transform) -> Result<Input, decode::Error> {
-    match image {
-        Image::Encoded(file) => {
-            let pixels = decode::decode(&file, limits)?;
-            Ok(preprocess::input(&pixels, &transform))
-        }
-        Image::Tensor(input) => Ok(input),
-    }
-}
-
 fn request_error(error: &decode::Error) -> RequestError {
     let code = match error {
-        decode::Error::TooManyPixels { .. } => Code::TooLarge,
+        decode::Error::TooManyPixels { .. } | decode::Error::TooLong { .. } | decode::Error::TooMuchMemory { .. } => {
+            Code::TooLarge
+        }
         decode::Error::UnknownFormat | decode::Error::Corrupt { .. } => Code::BadImage,
     };
     RequestError::new(code, error.to_string())
