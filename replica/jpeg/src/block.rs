@@ -28,6 +28,7 @@ const CONSTANT_BITS: i32 = 13;
 const FIRST_PASS_BITS: i32 = 2;
 
 /// The samples of a block, row by row. The coefficients are first multiplied by the factors in `quantisation`.
+#[inline(always)]
 pub(super) fn samples(coefficients: &Block, quantisation: &[u16; 64]) -> [u8; 64] {
     let mut columns = *coefficients;
     for (coefficient, &factor) in columns.iter_mut().zip(quantisation) {
@@ -52,12 +53,14 @@ pub(super) fn is_flat(coefficients: &Block) -> bool {
 
 /// The value of every sample of a block whose coefficients except the first are zero. It is the same as that of
 /// [`samples`], and takes less time.
+#[inline(always)]
 pub(super) fn flat(coefficient: i16, factor: u16) -> u8 {
     let first_pass = coefficient.wrapping_mul(factor as i16) << FIRST_PASS_BITS;
     (((i32::from(first_pass) + 16) >> 5) + 128).clamp(0, 255) as u8
 }
 
 /// The block after an exchange of rows and columns.
+#[inline(always)]
 fn transposed<T: Copy + Default>(block: &[T; 64]) -> [T; 64] {
     let mut turned = [T::default(); 64];
     for row in 0..8 {

@@ -3,6 +3,7 @@
 //! Sources: libjpeg's `default_decompress_parms` (the colour space of a file) and `ycck_cmyk_convert`; Pillow's
 //! `JpegImagePlugin` (four components always count as inverted) and `cmyk2rgb`.
 
+use super::planes::{Plane, Scratch};
 use super::segments::FrameHeader;
 
 /// The colour space of a file's components.
@@ -37,29 +38,15 @@ impl ColourSpace {
         }
     }
 
-    /// The number of components.
-    fn components(self) -> usize {
-        match self {
-            Self::Grey => 1,
-            Self::Ycc | Self::Rgb => 3,
-            Self::Cmyk | Self::Ycck => 4,
-        }
-    }
-
-    /// Converts a whole image to `[height, width, 3]`. `read` is called with the index of a component, the index of a
-    /// row and scratch memory. It writes that row of the component's samples to its last argument.
-    pub(super) fn to_rgb<Scratch: Default>(
-        self,
-        width: usize,
-        height: usize,
-        read: impl Fn(usize, usize, &mut Scratch, &mut [u8]),
-    ) -> Vec<u8> {
+    /// Converts a whole image to `[height, width, 3]`. `planes` are the samples of the components.
+    #[inline(always)]
+    pub(super) fn to_rgb(self, width: usize, height: usize, planes: &[Plane]) -> Vec<u8> {
         let mut rgb = vec![0; 3 * width * height];
         let mut rows: [Vec<u8>; 4] = std::array::from_fn(|_| vec![0; width]);
         let mut scratch = Scratch::default();
         for (y, pixels) in rgb.chunks_exact_mut(3 * width).enumerate() {
-            for (component, row) in rows.iter_mut().enumerate().take(self.components()) {
-                read(component, y, &mut scratch, row);
+            for (plane, row) in planes.iter().zip(&mut rows) {
+                plane.row(y, &mut scratch, row);
             }
             self.convert(&mut rows, pixels);
         }
@@ -68,6 +55,7 @@ impl ColourSpace {
 
     /// Converts one row. Red, green and blue are first written over the components that they are computed from. The
     /// compiler uses vector instructions for rows of one colour, but not for interleaved pixels.
+    #[inline(always)]
     fn convert(self, [a, b, c, d]: &mut [Vec<u8>; 4], rgb: &mut [u8]) {
         if matches!(self, Self::Ycc | Self::Ycck) {
             for ((a, b), c) in a.iter_mut().zip(&mut *b).zip(&mut *c) {

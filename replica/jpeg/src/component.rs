@@ -110,6 +110,7 @@ impl DecodedComponent {
     ///
     /// # Errors
     /// If the first coefficients or the quantisation table are missing.
+    #[inline(always)]
     pub(crate) fn into_plane(self, smooth: bool, down: usize) -> Result<Plane, &'static str> {
         if !self.has_first_coefficients() {
             return Err("scans are missing, so the file was cut short");
@@ -122,18 +123,21 @@ impl DecodedComponent {
         let mut plane = self.plane;
         plane.samples = vec![0; self.coefficients.len()];
         let coefficients: &[Block] = self.coefficients.as_chunks().0;
-        let mut put = |index: usize, coefficients: &Block| {
-            let samples = match block::is_flat(coefficients) {
-                true => [block::flat(coefficients[0], quantisation[0]); 64],
-                false => block::samples(coefficients, &quantisation),
-            };
-            plane.put(index % across, index / across, &samples);
-        };
         if smooth {
             let blocks = smoothing::Blocks { coefficients, stride: across, size: self.blocks, down };
-            blocks.smooth(&quantisation, &self.missing_bits, put);
-        } else {
-            coefficients.iter().enumerate().for_each(|(index, coefficients)| put(index, coefficients));
+            blocks.smooth(&quantisation, &self.missing_bits, |x, y, block| {
+                plane.put(x, y, &block::samples(block, &quantisation));
+            });
+            return Ok(plane);
+        }
+        for (y, row) in coefficients.chunks_exact(across).enumerate() {
+            for (x, coefficients) in row.iter().enumerate() {
+                if block::is_flat(coefficients) {
+                    plane.put(x, y, &[block::flat(coefficients[0], quantisation[0]); 64]);
+                } else {
+                    plane.put(x, y, &block::samples(coefficients, &quantisation));
+                }
+            }
         }
         Ok(plane)
     }

@@ -49,6 +49,7 @@ impl BitReader<'_> {
 
     /// Reads a band of one block for the first time. Returns the number of blocks, from this block on, whose bands have
     /// ended; 0 if the band was coded to its last coefficient.
+    #[inline(always)]
     pub(crate) fn first_pass(
         &mut self,
         table: &HuffmanTable,
@@ -75,6 +76,7 @@ impl BitReader<'_> {
     /// Reads one more bit of each coefficient in a band of one block. Coefficients that were zero so far may become one
     /// or minus one in that bit. `ended` is the number of blocks, from this block on, whose bands have ended before the
     /// call. Returns that number after the call.
+    #[inline(always)]
     pub(crate) fn refinement(
         &mut self,
         table: &HuffmanTable,
@@ -124,6 +126,7 @@ impl BitReader<'_> {
     }
 
     /// Moves a coefficient away from zero by `bit` if the next bit is one.
+    #[inline(always)]
     fn refine(&mut self, coefficient: &mut i16, bit: i16) -> Result<(), &'static str> {
         // If the bit is set already, which no encoder sends, libjpeg does not change the coefficient.
         if self.bit()? && *coefficient & bit == 0 {
@@ -134,6 +137,7 @@ impl BitReader<'_> {
 
     /// Reads the number of blocks, from this block on, whose bands end: 2^`exponent` plus the number in the next
     /// `exponent` bits (T.81 G.1.2.2).
+    #[inline(always)]
     fn end_of_band(&mut self, exponent: u32, following: u64) -> u32 {
         self.skip(exponent);
         (1 << exponent) + (following >> 1 >> (63 - exponent)) as u32

@@ -1,4 +1,5 @@
-//! Decodes JPEG files to RGB, with exactly the pixels of libjpeg-turbo and Pillow, and without unsafe code.
+//! Decodes JPEG files to RGB, with exactly the pixels of libjpeg-turbo and Pillow. It is memory-safe: its only unsafe code is
+//! the call of a copy of the decoder that is compiled for AVX2.
 //!
 //! What is decoded: baseline, extended and progressive frames of 8 bits, Huffman-coded or arithmetic-coded; grey, YCbCr,
 //! RGB, CMYK and YCCK, with any sampling factors that libjpeg accepts; a progressive file without its last refinements,
@@ -29,7 +30,7 @@ use block::ZIGZAG;
 use colours::ColourSpace;
 use component::ComponentSize;
 use huffman::HuffmanTables;
-use planes::{Plane, Scratch};
+use planes::Plane;
 use scans::{FrameDecoder, QuantisationTables, Tables};
 use segments::{FrameHeader, Segment, Segments};
 
@@ -134,13 +135,35 @@ impl<'file> JpegFile<'file> {
     /// # Errors
     /// If coded data is missing or damaged, or a table or header is malformed.
     pub fn decode(&self) -> Result<Vec<u8>, Error> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+        {
+            // SAFETY: the processor has these instructions.
+            return unsafe { self.decode_with_avx2() };
+        }
+        self.decode_portably()
+    }
+
+    /// [`JpegFile::decode_portably`], compiled for processors with AVX2.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+    fn decode_with_avx2(&self) -> Result<Vec<u8>, Error> {
+        self.decode_portably()
+    }
+
+    /// [`JpegFile::decode`] for any processor. This function, and each one below it that takes time, must be inlined, so
+    /// that [`JpegFile::decode_with_avx2`] has a copy with vector instructions of its own.
+    #[inline(always)]
+    fn decode_portably(&self) -> Result<Vec<u8>, Error> {
         let planes = self.planes().map_err(corrupt)?;
-        let read =
-            |component: usize, y: usize, scratch: &mut Scratch, row: &mut [u8]| planes[component].row(y, scratch, row);
-        Ok(self.colours.to_rgb(self.frame.width.into(), self.frame.height.into(), read))
+        Ok(self.colours.to_rgb(self.frame.width.into(), self.frame.height.into(), &planes))
     }
 
     /// Decodes all scans. Returns the plane of each component.
+    #[inline(always)]
     fn planes(&self) -> Result<Vec<Plane>, &'static str> {
         let mut decoder = FrameDecoder::new(&self.frame)?;
         let mut tables = Tables {

@@ -58,6 +58,7 @@ pub(super) struct Scratch {
 
 impl Plane {
     /// Writes row `y` of the image to `row`, whose length is the width of the image.
+    #[inline(always)]
     pub(super) fn row(&self, y: usize, scratch: &mut Scratch, row: &mut [u8]) {
         match self.upsampling {
             Upsampling::Repeated(1, down) => row.copy_from_slice(&self.stored(y / down)[..row.len()]),
@@ -86,12 +87,14 @@ impl Plane {
     }
 
     /// Row `y` of the stored samples.
+    #[inline(always)]
     fn stored(&self, y: usize) -> &[u8] {
         &self.samples[y * self.stride..][..self.width]
     }
 
     /// The two stored rows between which row `y` of the image is, the nearer one first. Outside the first and the last
     /// stored row, both are that row.
+    #[inline(always)]
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
         let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
@@ -101,6 +104,7 @@ impl Plane {
 
 impl Scratch {
     /// Stores the sums of a row, and repeats the first and the last one.
+    #[inline(always)]
     fn fill(&mut self, sums: impl Iterator<Item = u16>) {
         self.sums.clear();
         self.sums.push(0);
@@ -113,6 +117,7 @@ impl Scratch {
     /// Writes two samples for each sum. The left sample is three parts of the sum and one part of the sum before. The
     /// right sample is three parts of the sum and one part of the sum after. For rounding, the numbers in `half` are
     /// added to the left and the right sample before they are shifted by `SHIFT` bits.
+    #[inline(always)]
     fn doubled<const SHIFT: u32>(&self, half: [u16; 2], row: &mut [u8]) {
         let mut triples = self.sums.iter().zip(&self.sums[1..]).zip(&self.sums[2..]);
         let double = |((before, here), after): ((&u16, &u16), &u16)| {

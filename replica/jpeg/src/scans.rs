@@ -68,6 +68,7 @@ impl<'file, 'frame> FrameDecoder<'file, 'frame> {
     ///
     /// # Errors
     /// If the header is malformed, or data is missing or damaged. The error is a part of the message for the client.
+    #[inline(always)]
     pub(crate) fn decode_scan(
         &mut self,
         header: &[u8],
@@ -106,20 +107,23 @@ impl<'file, 'frame> FrameDecoder<'file, 'frame> {
     ///
     /// # Errors
     /// If the first coefficients of a component are missing.
+    #[inline(always)]
     pub(crate) fn into_planes(self) -> Result<Vec<Plane>, &'static str> {
         let knows_first = self.components.iter().all(DecodedComponent::has_first_coefficients);
         let incomplete = self.components.iter().map(DecodedComponent::incomplete);
         let (any_incomplete, all_divisible) =
             incomplete.fold((false, true), |(any, all), (incomplete, divisible)| (any | incomplete, all & divisible));
         let smooth = self.frame.progressive && knows_first && any_incomplete && all_divisible;
-        let plane = |decoded: DecodedComponent| {
+        let mut planes = Vec::new();
+        for decoded in self.components {
             let down = decoded.component.down.into();
-            decoded.into_plane(smooth, down)
-        };
-        self.components.into_iter().map(plane).collect()
+            planes.push(decoded.into_plane(smooth, down)?);
+        }
+        Ok(planes)
     }
 
     /// Decodes the MCUs between two restart markers. A row has `across` MCUs.
+    #[inline(always)]
     fn decode_interval(
         &mut self,
         scan: &Scan,
@@ -142,6 +146,7 @@ impl<'file, 'frame> FrameDecoder<'file, 'frame> {
     }
 
     /// Decodes all coefficients of sequential MCUs, and transforms them to samples (T.81 F.2).
+    #[inline(always)]
     fn sequential(
         &mut self,
         scan: &Scan,
@@ -184,6 +189,7 @@ impl<'file, 'frame> FrameDecoder<'file, 'frame> {
 
     /// Decodes the DC coefficient of each block of progressive MCUs, or one more bit of that coefficient (T.81
     /// G.1.2.1).
+    #[inline(always)]
     fn progressive_dc(
         &mut self,
         scan: &Scan,
@@ -217,6 +223,7 @@ impl<'file, 'frame> FrameDecoder<'file, 'frame> {
 
     /// Decodes a band of AC coefficients of one component's blocks, or one more bit of those coefficients (T.81 G.1.2.2
     /// and G.1.2.3).
+    #[inline(always)]
     fn progressive_ac(
         &mut self,
         scan: &Scan,

@@ -51,13 +51,13 @@ pub(crate) struct Blocks<'blocks> {
 }
 
 impl Blocks<'_> {
-    /// Calls `put` with the index and the coefficients of each block of the image, estimates included. `missing` is the
+    /// Calls `put` with the column, the row and the coefficients of each block of the image, estimates included. `missing` is the
     /// number of missing bits of each coefficient in zigzag order; `None` for an unknown coefficient.
     pub(crate) fn smooth(
         &self,
         quantisation: &[u16; 64],
         missing: &[Option<u8>; 64],
-        mut put: impl FnMut(usize, &Block),
+        mut put: impl FnMut(usize, usize, &Block),
     ) {
         let first_alone = missing[1..ESTIMATED].iter().all(Option::is_none);
         let weights: &[Weights] = if first_alone { &FROM_FIRST_ALONE[1..] } else { &BESIDE_OTHERS };
@@ -66,8 +66,7 @@ impl Blocks<'_> {
             let rows = self.rows_around(y);
             for x in 0..self.size.0 {
                 let firsts = self.firsts_around(&rows, x);
-                let index = y * self.stride + x;
-                let mut block = self.coefficients[index];
+                let mut block = self.coefficients[y * self.stride + x];
                 let estimates = weights.iter().zip(&PLACES[1..]).zip(&factors[1..]).zip(&missing[1..]);
                 for (((weights, &place), &factor), &bits) in estimates {
                     if bits != Some(0) && block[place] == 0 {
@@ -78,7 +77,7 @@ impl Blocks<'_> {
                 if first_alone {
                     block[0] = estimate(&FROM_FIRST_ALONE[0], &firsts, factors[0], factors[0], i64::MAX);
                 }
-                put(index, &block);
+                put(x, y, &block);
             }
         }
     }
