@@ -1,6 +1,6 @@
 //! The flags of a replica, and their conversion to checked settings.
 
-use crate::decode::ImageLimits;
+use crate::decode::{ImageLimits, memory};
 use crate::labels::LabelSource;
 use crate::model::{Architecture, Device, KernelChoice, ModelSource, Precision, Setup, WeightsSource};
 use crate::pipeline::Sizes;
@@ -13,6 +13,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
+
+/// Fewest bytes of --decode-bytes. An image of 640 × 480 pixels takes less in every format.
+const MIN_DECODE_BYTES: u64 = 16 << 20;
 
 /// Classifies images with a residual network, or with any ONNX or TorchScript classifier.
 #[derive(Debug, Parser)]
@@ -102,6 +105,11 @@ pub struct Args {
     /// Most pixels of one image (width × height); a larger image gets 413
     #[arg(long, env = "ROUNDHOUSE_MAX_PIXELS", default_value_t = ImageLimits::default().max_pixels)]
     pub max_pixels: u64,
+    /// Bytes of memory for all images that are decoded at the same time, such as 268435456; decoding takes 3 to 9 bytes for
+    /// each pixel, depending on the format; an image waits until its bytes are free, and gets 413 if it needs more than
+    /// these; by default half of the memory that this process may use (control groups included), at most 2 GiB
+    #[arg(long, env = "ROUNDHOUSE_DECODE_BYTES", value_parser = clap::value_parser!(u64).range(MIN_DECODE_BYTES..))]
+    pub decode_bytes: Option<u64>,
     /// Name of this replica, which its answers contain; by default replica-PID
     #[arg(long, env = "ROUNDHOUSE_NAME")]
     pub name: Option<String>,
@@ -180,7 +188,10 @@ impl TryFrom<Args> for Config {
             },
             request_limits: args.request_limits,
             connection_limits,
-            pixels: ImageLimits { max_pixels: args.max_pixels },
+            pixels: ImageLimits {
+                max_pixels: args.max_pixels,
+                memory_bytes: args.decode_bytes.unwrap_or_else(|| memory::default_bytes().max(MIN_DECODE_BYTES)),
+            },
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })

@@ -1,10 +1,12 @@
 //! Decodes image files to RGB pixels, within limits. Knows image formats; knows nothing of HTTP or of models.
 //!
-//! The header is read first, so that an image over the limit is refused before memory is allocated for it. The pixels
-//! are the same as those of Pillow's `convert("RGB")`. But Pillow paints the missing part of a damaged or incomplete
-//! file grey, and this module refuses the file.
+//! [`Image::read`] reads the headers first, so that an image over the limits is refused before memory is allocated for
+//! it, and the caller can wait for the memory that decoding takes. The pixels are the same as those of Pillow's
+//! `convert("RGB")`. But Pillow paints the missing part of a damaged or incomplete file grey, and this module refuses
+//! the file.
 
 mod jpeg;
+pub mod memory;
 mod panics;
 mod png;
 mod webp;
@@ -20,19 +22,25 @@ pub struct Pixels {
     pub rgb: Vec<u8>,
 }
 
-/// The limits of one image.
+/// Most columns and most rows of an image in any format. JPEG has no more, and each row costs time of its own, even if it
+/// has only one pixel.
+pub const MAX_SIDE: u32 = 65_535;
+
+/// The limits of images.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
-    /// Most pixels, width × height. The decoded image takes three bytes for each pixel. Decoding takes several times
-    /// as much memory, depending on the format.
+    /// Most pixels of one image, width × height. The decoded image takes three bytes for each pixel. Decoding takes up
+    /// to nine, depending on the format; see [`Image::memory_bytes`].
     pub max_pixels: u64,
+    /// Most bytes of memory for all images that are decoded at the same time.
+    pub memory_bytes: u64,
 }
 
 impl Default for ImageLimits {
-    /// 50 megapixels, which is the size of images from the largest common phone cameras. The decoded image takes 150
-    /// MB.
+    /// 50 megapixels, which is the size of images from the largest common phone cameras, and 512 MiB, which suffice to
+    /// decode one of that size in any format.
     fn default() -> Self {
-        Self { max_pixels: 50_000_000 }
+        Self { max_pixels: 50_000_000, memory_bytes: 512 << 20 }
     }
 }
 
@@ -49,7 +57,28 @@ pub enum Error {
         width: u64,
         /// The number of rows in the header.
         height: u64,
-        /// The limit: [`ImageLimits::max_pixels`], or less for a kind of image that needs more memory for each pixel.
+        /// The limit: [`ImageLimits::max_pixels`].
+        limit: u64,
+    },
+    /// The header announces more columns or rows than [`MAX_SIDE`].
+    #[error(
+        "the image has {width}x{height} pixels, over the limit of {MAX_SIDE} columns or rows; send a smaller image"
+    )]
+    TooLong {
+        /// The number of columns in the header.
+        width: u64,
+        /// The number of rows in the header.
+        height: u64,
+    },
+    /// Decoding takes more memory than [`ImageLimits::memory_bytes`].
+    #[error(
+        "decoding this image takes {bytes} bytes of memory, over the limit of {limit} bytes; send a smaller image, or \
+         one that is neither progressive nor interlaced"
+    )]
+    TooMuchMemory {
+        /// Most bytes that decoding takes.
+        bytes: u64,
+        /// The limit: [`ImageLimits::memory_bytes`].
         limit: u64,
     },
     /// The file is truncated, corrupt, or of a kind that is not supported.
@@ -62,30 +91,80 @@ pub enum Error {
     },
 }
 
-/// Decodes a JPEG, PNG or WebP file, or the first frame of an animation. As in Pillow's `convert("RGB")`, alpha is
-/// dropped, grey becomes three equal channels, and colour profiles and EXIF rotation are not applied.
+/// A file whose headers have been read.
+trait Picture {
+    /// See [`Image::memory_bytes`].
+    fn memory_bytes(&self) -> u64;
+    /// Decodes the pixels.
+    fn decode(&self) -> Result<Pixels, Error>;
+}
+
+/// An image file whose headers have been read, but no pixels.
+pub struct Image<'file> {
+    format: &'static str,
+    picture: Box<dyn Picture + 'file>,
+}
+
+impl<'file> Image<'file> {
+    /// Reads the headers of a JPEG, PNG or WebP file. Takes no memory for pixels.
+    ///
+    /// # Errors
+    /// If the format is unknown, the image is over the limits, the file is truncated, corrupt or of an unsupported kind,
+    /// or the decoder panics.
+    pub fn read(file: &'file [u8], limits: ImageLimits) -> Result<Self, Error> {
+        type Reader<'file> = fn(&'file [u8], ImageLimits) -> Result<Box<dyn Picture + 'file>, Error>;
+        let (format, reader): (&'static str, Reader<'file>) = match file {
+            [0xFF, 0xD8, 0xFF, ..] => ("JPEG", jpeg::read),
+            [0x89, b'P', b'N', b'G', ..] => ("PNG", png::read),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("WebP", webp::read),
+            _ => return Err(Error::UnknownFormat),
+        };
+        let picture = caught(format, || reader(file, limits))?;
+        let (bytes, limit) = (picture.memory_bytes(), limits.memory_bytes);
+        if bytes > limit {
+            return Err(Error::TooMuchMemory { bytes, limit });
+        }
+        Ok(Self { format, picture })
+    }
+
+    /// Most bytes of memory that [`Image::decode`] takes, the result included. A file that ends early takes less, because
+    /// memory is used only as far as pixels arrive.
+    pub fn memory_bytes(&self) -> u64 {
+        self.picture.memory_bytes()
+    }
+
+    /// Decodes the image, or the first frame of an animation. As in Pillow's `convert("RGB")`, alpha is dropped, grey
+    /// becomes three equal channels, and colour profiles and EXIF rotation are not applied.
+    ///
+    /// # Errors
+    /// If the file is truncated, corrupt or of an unsupported kind, or the decoder panics.
+    pub fn decode(&self) -> Result<Pixels, Error> {
+        caught(self.format, || self.picture.decode())
+    }
+}
+
+/// Reads and decodes an image file; see [`Image`].
 ///
 /// # Errors
-/// If the format is unknown, the image is over the limits, the file is truncated, corrupt or of an unsupported kind, or
-/// the decoder panics.
+/// See [`Image::read`] and [`Image::decode`].
 pub fn decode(file: &[u8], limits: ImageLimits) -> Result<Pixels, Error> {
-    type Decoder = fn(&[u8], ImageLimits) -> Result<Pixels, Error>;
-    let (format, decoder): (&'static str, Decoder) = match file {
-        [0xFF, 0xD8, 0xFF, ..] => ("JPEG", jpeg::decode),
-        [0x89, b'P', b'N', b'G', ..] => ("PNG", png::decode),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("WebP", webp::decode),
-        _ => return Err(Error::UnknownFormat),
-    };
-    // A hostile file may make a decoder panic. The panic must not end the replica, which serves other requests.
+    Image::read(file, limits)?.decode()
+}
+
+/// Calls `body`, and turns a panic into an error. A hostile file may make a decoder panic, which must not end the
+/// replica, because it serves other requests.
+fn caught<T>(format: &'static str, body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let reason = "the decoder panicked; save the image again with another program";
-    panics::catch_silently(|| decoder(file, limits))
-        .unwrap_or_else(|| Err(Error::Corrupt { format, reason: reason.into() }))
+    panics::catch_silently(body).unwrap_or_else(|| Err(Error::Corrupt { format, reason: reason.into() }))
 }
 
 /// Checks that an image of `width` by `height` pixels is within the limits. Returns both sides.
 fn check_size(limits: ImageLimits, width: u64, height: u64) -> Result<(u32, u32), Error> {
     if width.saturating_mul(height) > limits.max_pixels {
         return Err(Error::TooManyPixels { width, height, limit: limits.max_pixels });
+    }
+    if width.max(height) > MAX_SIDE.into() {
+        return Err(Error::TooLong { width, height });
     }
     Ok((width as u32, height as u32))
 }

@@ -193,11 +193,11 @@ fn start_threads<F: CreateModel>(
     let LoadedModel { factory, transform } = load()?;
     let times = start_workers(sizes, Arc::new(factory), transform, &queue, errors)?;
     queue.open(Batcher::new(times, sizes.batch_wait));
-    let decoders = Arc::new(Decoders::new(queue));
+    let decoders = Arc::new(Decoders::new(queue, limits));
     for decoder in 0..sizes.decoders {
         let (images, decoders) = (to_decode.clone(), decoders.clone());
         thread::start(&format!("decode-{decoder}"), errors.clone(), move || {
-            decoders.run(&images, limits, transform);
+            decoders.run(&images, transform);
         })?;
     }
     Ok(())
@@ -449,7 +449,8 @@ mod tests {
         let model = Gated { gate, batches: Arc::default() };
         let sizes = sizes(2, 1);
         let (pipeline, _errors) =
-            Pipeline::start(sizes, ImageLimits { max_pixels: 16 }, loaded(model), || {}).expect("the thread starts");
+            Pipeline::start(sizes, ImageLimits { max_pixels: 16, ..ImageLimits::default() }, loaded(model), || {})
+                .expect("the thread starts");
         let far = Instant::now() + Duration::from_secs(600);
         let bad = classify(&pipeline, Bytes::from_static(b"\xff\xd8\xff nonsense"), far).await;
         assert_eq!(bad.expect_err("refused").code, Code::BadImage);

@@ -35,8 +35,9 @@ fn damaged_images_are_decoded_or_refused_in_time() {
 
 /// The image files to damage, in the order of their names.
 fn files() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/odd");
-    let entries = std::fs::read_dir(&folder).expect("the folder can be listed");
+    let folder = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    let entries = |name: &str| std::fs::read_dir(folder(name)).expect("the folder can be listed");
+    let entries = ["odd", "foreign"].into_iter().flat_map(entries);
     let mut paths: Vec<_> = entries.map(|entry| entry.expect("the folder can be listed").path()).collect();
     paths.sort();
     paths.iter().map(|path| std::fs::read(path).expect("the file can be read")).collect()
