@@ -1,4 +1,4 @@
-//! Times the convolutions of a ResNet-18 and two of a ResNet-50, each by itself, on one thread. A layer has several
+//! Times the convolutions of a ResNet-18 and some of a ResNet-50, each by itself, on one thread. A layer has several
 //! copies of its weights and uses them in turn, so that weights come from memory or from a far cache, as in a network.
 
 use convolution::amx::{self, AmxFilter, TileUnit};
@@ -23,7 +23,7 @@ const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
 const ONE_STRIDED: Geometry = Geometry { side: 1, stride: 2, padding: 0 };
 
 /// Input channels, output channels, input height and width, and geometry of each layer.
-const LAYERS: [(usize, usize, usize, Geometry); 13] = [
+const LAYERS: [(usize, usize, usize, Geometry); 17] = [
     (3, 64, 224, STEM),
     (64, 64, 56, THREE),
     (64, 128, 56, THREE_STRIDED),
@@ -35,8 +35,12 @@ const LAYERS: [(usize, usize, usize, Geometry); 13] = [
     (256, 512, 14, THREE_STRIDED),
     (256, 512, 14, ONE_STRIDED),
     (512, 512, 7, THREE),
+    (64, 256, 56, ONE),
     (256, 64, 56, ONE),
+    (256, 1024, 14, ONE),
+    (1024, 256, 14, ONE),
     (512, 2048, 7, ONE),
+    (2048, 512, 7, ONE),
 ];
 
 fn main() {
@@ -77,7 +81,7 @@ impl TimedLayer {
         }
     }
 
-    /// Times every algorithm that this processor and the geometry allow, with the fastest instructions.
+    /// Times every algorithm that this processor and the geometry allow, with each set of instructions that it has.
     fn time_all(&self) {
         let Self { inputs, shape, geometry, weights, bias, input, .. } = self;
         let epilogue = Epilogue { residual: Some(&self.residual), nonlinearity: Nonlinearity::Relu };
@@ -87,7 +91,16 @@ impl TimedLayer {
                 amx::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
             });
         }
-        let instructions = Instructions::best();
+        // The portable set is the last resort, and only processors without vector instructions need its times.
+        let sets = Instructions::available();
+        for instructions in sets.iter().copied().skip(usize::from(sets.len() > 1)) {
+            self.time_vectors(instructions, epilogue);
+        }
+    }
+
+    /// Times the algorithms that use vectors, with the given instructions.
+    fn time_vectors(&self, instructions: Instructions, epilogue: Epilogue<'_>) {
+        let Self { inputs, shape, geometry, weights, bias, input, .. } = self;
         let filter = || DirectFilter::new(weights, bias, *inputs, *geometry, instructions);
         self.time(format!("{instructions:?}"), weights.len(), filter, |filter, output| {
             direct::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
