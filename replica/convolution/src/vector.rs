@@ -8,6 +8,8 @@ mod portable;
 
 pub(crate) use portable::Portable;
 
+use crate::instructions::VectorTask;
+
 /// A vector register of [`Vector::LANES`] numbers.
 ///
 /// # Safety
@@ -36,6 +38,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// Asks the processor to bring the cache line of `address` into the second-level cache. Any address is allowed.
     unsafe fn prefetch(address: *const f32);
+    /// Runs `task` with these vectors, as a function of its own that is not inlined into the calling function.
+    unsafe fn call(task: impl VectorTask);
 
     /// Reads `count` numbers, at most [`Vector::LANES`]; the other lanes are zero.
     #[inline(always)]

@@ -3,6 +3,19 @@
 use crate::aligned::AlignedBuffer;
 use crate::{Geometry, Instructions};
 
+/// Images with fewer channels than this number are copied with their padding, so that a run is a row of the filter. With
+/// runs of a few numbers, looking up addresses would take longer than multiplying.
+const FEW_CHANNELS: usize = 16;
+
+/// The runs of consecutive numbers of which the inputs of an output consist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// A run is all channels of the pixel under one tap of the filter.
+    Taps,
+    /// A run is all channels of the pixels under one row of the filter.
+    FilterRows,
+}
+
 /// Weights and bias of one direct convolution.
 pub struct DirectFilter {
     pub(crate) geometry: Geometry,
@@ -58,6 +71,16 @@ impl DirectFilter {
     /// Number of output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// The runs of consecutive numbers of which the inputs of an output consist.
+    pub(super) fn runs(&self) -> Runs {
+        if self.inputs < FEW_CHANNELS { Runs::FilterRows } else { Runs::Taps }
+    }
+
+    /// Numbers of a block's weights.
+    pub(super) fn block_length(&self) -> usize {
+        self.weights.len() / self.blocks()
     }
 
     /// Number of blocks of output channels.

@@ -1,6 +1,7 @@
 //! Vectors of 8 numbers: AVX2 with FMA.
 
 use super::Vector;
+use crate::instructions::{VectorTask, run_with_avx2};
 use std::arch::x86_64::*;
 
 impl Vector for __m256 {
@@ -53,5 +54,11 @@ impl Vector for __m256 {
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: a prefetch of any address never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn call(task: impl VectorTask) {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { run_with_avx2(task) }
     }
 }

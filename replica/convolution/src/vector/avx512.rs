@@ -1,6 +1,7 @@
 //! Vectors of 16 numbers: AVX-512 Foundation.
 
 use super::Vector;
+use crate::instructions::{VectorTask, run_with_avx512};
 use std::arch::x86_64::*;
 
 impl Vector for __m512 {
@@ -53,5 +54,11 @@ impl Vector for __m512 {
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: a prefetch of any address never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn call(task: impl VectorTask) {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { run_with_avx512(task) }
     }
 }

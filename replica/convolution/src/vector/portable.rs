@@ -1,6 +1,7 @@
 //! Vectors of 4 numbers in plain arithmetic, which the compiler turns into the vector instructions of the target.
 
 use super::Vector;
+use crate::instructions::VectorTask;
 
 /// A vector of four numbers that needs no particular processor.
 #[derive(Clone, Copy)]
@@ -58,4 +59,10 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_address: *const f32) {}
+
+    #[inline(always)]
+    unsafe fn call(task: impl VectorTask) {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { task.run::<Self>() }
+    }
 }

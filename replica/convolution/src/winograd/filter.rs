@@ -13,7 +13,7 @@ pub struct WinogradFilter {
     pub(crate) instructions: Instructions,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// The transformed weights, `[tile elements][blocks][inputs][columns]`. A block has as many output channels as the
+    /// The transformed weights, `[blocks][tile elements][inputs][columns]`. A block has as many output channels as the
     /// product has columns ([`Instructions::columns`]); the last block is filled up with zeros.
     pub(crate) weights: AlignedBuffer,
     /// The bias, `[blocks * columns]`: one number for each output channel, then zeros.
@@ -82,8 +82,9 @@ impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for 
                 let weights = &from[9 * (output * inputs + input)..][..9];
                 weights.iter().zip(&mut taps).for_each(|(weight, tap)| tap[lane] = *weight);
             }
-            let place = ((vector / 2 * inputs + input) * 2 + vector % 2) * V::LANES;
-            let plane = vectors * inputs * V::LANES;
+            // Distance between the weights of two tile elements.
+            let plane = 2 * inputs * V::LANES;
+            let place = vector / 2 * N * N * plane + (input * 2 + vector % 2) * V::LANES;
             assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "`to` has a plane for every tile element");
             // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` has room for a vector
             // of every tile element, as the assertion above has checked.
