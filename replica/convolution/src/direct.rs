@@ -8,10 +8,10 @@ mod table;
 
 use crate::instructions::VectorTask;
 use crate::partition::{check_lengths, divide};
-use crate::product::{Prefetch, Rows, Sums, groups, multiply};
+use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
 use crate::{BatchShape, Epilogue, Executor};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use table::AddressTable;
 
@@ -101,10 +101,6 @@ impl VectorTask for RowsTask<'_> {
     }
 }
 
-/// Sums of a group of rows, on the stack.
-#[repr(align(64))]
-struct GroupSums([f32; 32 * 14]);
-
 impl DirectConvolution<'_> {
     /// Computes one block of output channels of the rows of outputs `rows`. `inputs` are the inputs of their pixels.
     ///
@@ -114,33 +110,73 @@ impl DirectConvolution<'_> {
     #[inline(always)]
     unsafe fn multiply<V: Vector>(&self, inputs: Rows, rows: Range<usize>, block: usize) {
         let Self { filter, outputs, epilogue, output, .. } = *self;
-        let columns = 2 * V::LANES;
+        let (columns, length) = (2 * V::LANES, filter.block_length());
         let channel = block * columns;
-        let first = rows.start * outputs.width;
-        let pixels = rows.len() * outputs.width;
-        let length = filter.block_length();
-        let mut sums = GroupSums([0.0; 32 * 14]);
-        let at_once = inputs.at_once.min(V::ROWS);
-        let parts = pixels.div_ceil(at_once);
-        // SAFETY: guaranteed by the caller; the sums have room for the largest group of rows, and the output has all
-        // pixels and channels that are stored.
+        let sink = EpilogueSink {
+            sums: Cell::new(GroupSums([0.0; MOST_SUMS])),
+            bias: filter.bias[channel..][..columns].as_ptr(),
+            epilogue,
+            output,
+            at: rows.start * outputs.width * filter.outputs + channel,
+            stride: filter.outputs,
+            count: filter.outputs - channel,
+            columns,
+        };
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let weights = filter.weights.as_ptr().add(block * length);
-            let next = Prefetch { start: weights.wrapping_add(length), length };
-            let bias = filter.bias.as_ptr().add(channel);
-            let bias = [V::load(bias), V::load(bias.add(V::LANES))];
-            for (part, group) in groups(pixels, at_once).enumerate() {
-                let to = Sums { start: sums.0.as_mut_ptr(), stride: columns };
-                multiply::<V>(inputs.skip(group.start), group.len(), weights, next.part(part, parts), to);
-                for (row, pixel) in group.enumerate() {
-                    let from = sums.0.as_ptr().add(row * columns);
-                    let at = (first + pixel) * filter.outputs + channel;
-                    let count = filter.outputs - channel;
-                    epilogue.store(V::load(from).add(bias[0]), output, at, count.min(V::LANES));
-                    if count > V::LANES {
-                        let sum = V::load(from.add(V::LANES)).add(bias[1]);
-                        epilogue.store(sum, output, at + V::LANES, (count - V::LANES).min(V::LANES));
-                    }
+            let prefetch = Prefetch { start: weights.wrapping_add(length), length };
+            multiply::<V>(inputs, rows.len() * outputs.width, weights, prefetch, &sink);
+        }
+    }
+}
+
+/// The largest number of sums of a group of rows, with any instructions.
+const MOST_SUMS: usize = 32 * 12;
+
+/// Sums of a group of rows.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct GroupSums(#[expect(dead_code, reason = "used by its address only")] [f32; MOST_SUMS]);
+
+/// Adds the bias to sums, applies the epilogue and stores the outputs.
+struct EpilogueSink<'a> {
+    /// The sums of the rows that are computed at present.
+    sums: Cell<GroupSums>,
+    /// The biases of the block of output channels.
+    bias: *const f32,
+    epilogue: Epilogue<'a>,
+    output: *mut f32,
+    /// Index in `output` of the first output of the first row.
+    at: usize,
+    /// Distance from an output pixel to the next, in numbers.
+    stride: usize,
+    /// Number of output channels from the first column on. Columns beyond them are not stored.
+    count: usize,
+    columns: usize,
+}
+
+impl Sink for EpilogueSink<'_> {
+    #[inline(always)]
+    fn memory(&self, _row: usize) -> *mut f32 {
+        self.sums.as_ptr().cast()
+    }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.columns
+    }
+
+    #[inline(always)]
+    unsafe fn finish<V: Vector>(&self, rows: Range<usize>) {
+        for first in (0..self.columns.min(self.count)).step_by(V::LANES) {
+            let count = (self.count - first).min(V::LANES);
+            // SAFETY: guaranteed by the caller; no other part computes these pixels and channels.
+            unsafe {
+                let bias = V::load(self.bias.add(first));
+                for (index, row) in rows.clone().enumerate() {
+                    let sum = V::load(self.memory(row).add(index * self.columns + first));
+                    self.epilogue.store(sum.add(bias), self.output, self.at + row * self.stride + first, count);
                 }
             }
         }

@@ -89,16 +89,14 @@ pub(crate) trait VectorTask {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-#[inline(never)]
-pub(crate) unsafe fn run_with_avx2(task: impl VectorTask) {
+unsafe fn run_with_avx2(task: impl VectorTask) {
     // SAFETY: guaranteed by the caller.
     unsafe { task.run::<__m256>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-#[inline(never)]
-pub(crate) unsafe fn run_with_avx512(task: impl VectorTask) {
+unsafe fn run_with_avx512(task: impl VectorTask) {
     // SAFETY: guaranteed by the caller.
     unsafe { task.run::<__m512>() }
 }

@@ -1,9 +1,9 @@
 //! The matrix products that take most of a convolution's time. A few rows are multiplied by two vectors of columns at a
 //! time, so that all sums stay in registers.
 
-use crate::instructions::VectorTask;
 use crate::partition::part_range;
 use crate::vector::Vector;
+use std::ops::Range;
 
 /// The rows of a product's left matrix in memory. Each row consists of runs of consecutive numbers, and all runs have
 /// the same length. The runs of a row may lie anywhere, so that rows of neighbouring outputs can share their inputs.
@@ -21,14 +21,6 @@ pub(crate) struct Rows {
     pub(crate) run_length: usize,
     /// Largest number of rows that are computed together, from 1 on.
     pub(crate) at_once: usize,
-}
-
-impl Rows {
-    /// The rows without the first `count`.
-    #[inline(always)]
-    pub(crate) fn skip(self, count: usize) -> Self {
-        Self { starts: self.starts.wrapping_add(count), ..self }
-    }
 }
 
 /// Bytes after which rows use the same set of a first-level cache.
@@ -62,113 +54,117 @@ impl Prefetch {
     }
 }
 
-/// The memory that receives the sums of a product.
-#[derive(Clone, Copy)]
-pub(crate) struct Sums {
-    /// The first sum of the first row.
-    pub(crate) start: *mut f32,
+/// Receives the sums of a product.
+pub(crate) trait Sink {
+    /// The memory for the sums of the group of rows that begins with `row`. It has [`Self::stride`] numbers for each row.
+    fn memory(&self, row: usize) -> *mut f32;
+
     /// Numbers from a row of sums to the next.
-    pub(crate) stride: usize,
+    fn stride(&self) -> usize;
+
+    /// Takes the sums of a group of rows, which have been written to [`Self::memory`].
+    ///
+    /// # Safety
+    /// The conditions of [`Vector`] hold, and the memory has the sums of all these rows.
+    unsafe fn finish<V: Vector>(&self, rows: Range<usize>);
 }
 
-/// Number of rows in each of the groups into which `count` rows are divided. Groups have nearly equal sizes: if 16 rows
-/// made groups of 14 and 2, the second would leave most registers unused.
-#[inline(always)]
-pub(crate) fn groups(count: usize, at_once: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let groups = count.div_ceil(at_once);
-    (0..groups).map(move |group| part_range(count, groups, group))
-}
+/// Number of multiplications of each sum between two prefetches.
+const STEPS: usize = 16;
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
 
 /// Multiplies the first `count` rows by a block of `2 * LANES` columns, which is stored as
-/// `[runs * run_length][2 * LANES]`, and stores the sums.
+/// `[runs * run_length][2 * LANES]`, and gives the sums to `sink`.
 ///
 /// # Safety
-/// The conditions of [`Vector`] hold. `rows` and `block` are valid for all numbers that the product reads, and `sums`
-/// for `2 * LANES` numbers in each of `count` rows.
+/// The conditions of [`Vector`] hold. `rows` and `block` are valid for all numbers that the product reads, and `sink`
+/// has memory for `2 * LANES` numbers in each of `count` rows.
 #[inline(always)]
 pub(crate) unsafe fn multiply<V: Vector>(
     rows: Rows,
     count: usize,
     block: *const f32,
     prefetch: Prefetch,
-    sums: Sums,
+    sink: &impl Sink,
 ) {
-    let at_once = rows.at_once.min(V::ROWS);
-    let parts = count.div_ceil(at_once);
-    for (part, group) in groups(count, at_once).enumerate() {
-        let to = sums.start.wrapping_add(group.start * sums.stride);
-        let product = Product {
-            rows: rows.skip(group.start),
+    // Groups have nearly equal sizes. If 16 rows made groups of 12 and 4, the second would leave most registers unused.
+    let groups = count.div_ceil(rows.at_once.min(V::ROWS));
+    let (least, longer) = (count / groups, count % groups);
+    let stretches = rows.runs * rows.run_length.div_ceil(STEPS);
+    let mut lines = prefetch.length.div_ceil(LINE);
+    let lines_at_once = lines.div_ceil(groups * stretches);
+    let (mut starts, mut next, mut first) = (rows.starts, prefetch.start, 0);
+    for group in 0..groups {
+        let size = least + usize::from(group < longer);
+        let ahead = lines.min(lines_at_once * stretches);
+        let product = GroupProduct {
+            rows: Rows { starts, ..rows },
             block,
-            prefetch: prefetch.part(part, parts),
-            sums: Sums { start: to, ..sums },
+            next,
+            lines: ahead,
+            lines_at_once,
+            sums: sink.memory(first),
+            stride: sink.stride(),
         };
         // SAFETY: guaranteed by the caller; the rows of all groups add up to `count`.
-        unsafe { product.multiply_rows::<V>(group.len()) };
+        unsafe {
+            V::KERNELS[size - 1](&product);
+            sink.finish::<V>(first..first + size);
+        }
+        (starts, next) = (starts.wrapping_add(size), next.wrapping_add(ahead * LINE));
+        (first, lines) = (first + size, lines - ahead);
     }
 }
 
-/// A product of a few rows.
+/// A function that multiplies a group of rows. It is called through a pointer, so that the compiler cannot inline it: an
+/// inlined kernel was seen to lose registers to the code around it, and to keep sums in memory.
+///
+/// # Safety
+/// The conditions of [`multiply`] hold, and the group has as many rows as the kernel is made for.
+pub(crate) type Kernel = unsafe fn(&GroupProduct);
+
+/// A product of a group of rows.
 #[derive(Clone, Copy)]
-struct Product {
+pub(crate) struct GroupProduct {
     rows: Rows,
     block: *const f32,
-    prefetch: Prefetch,
-    sums: Sums,
+    /// The first cache line to prefetch.
+    next: *const f32,
+    /// Number of cache lines to prefetch.
+    lines: usize,
+    /// Number of cache lines that are prefetched at once, every [`STEPS`] steps.
+    lines_at_once: usize,
+    /// The memory for the sums.
+    sums: *mut f32,
+    /// Numbers from a row of sums to the next.
+    stride: usize,
 }
 
-impl Product {
-    /// Multiplies `count` rows, at most [`Vector::ROWS`].
+impl GroupProduct {
+    /// Multiplies `ROWS` rows. `ROWS` is a constant, so that the compiler keeps the sums in registers.
     ///
     /// # Safety
-    /// The conditions of [`multiply`] hold.
+    /// See [`Kernel`].
     #[inline(always)]
-    unsafe fn multiply_rows<V: Vector>(self, count: usize) {
-        macro_rules! multiply_exactly {
-            ($($rows:literal)*) => {
-                match count {
-                    // SAFETY: guaranteed by the caller.
-                    $($rows if $rows <= V::ROWS => unsafe { V::call(RowsTask::<$rows>(self)) },)*
-                    _ => unreachable!("a group has 1 to ROWS rows"),
-                }
-            };
-        }
-        multiply_exactly!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-    }
-}
-
-/// Multiplies `ROWS` rows. `ROWS` is a constant, so that the compiler keeps the sums in registers. The task is a
-/// function of its own: inlined into a larger function, it was seen to lose registers to that function, and to keep
-/// sums in memory.
-struct RowsTask<const ROWS: usize>(Product);
-
-/// Number of multiplications of each sum between two prefetches of a row's next cache line.
-const STEPS: usize = 16;
-
-impl<const ROWS: usize> VectorTask for RowsTask<ROWS> {
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let Product { rows, block, prefetch, sums: to } = self.0;
-        /// Numbers of a cache line.
-        const LINE: usize = 16;
-        // SAFETY: guaranteed by the caller of `multiply`.
+    pub(crate) unsafe fn multiply<V: Vector, const ROWS: usize>(&self) {
+        let Self { rows, block, mut next, mut lines, lines_at_once, sums: to, stride } = *self;
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let zero = V::splat(0.0);
             let mut sums = [[zero; 2]; ROWS];
             let mut columns = block;
-            // The cache lines to prefetch in each stretch of at most `STEPS` steps.
-            let stretches = rows.runs * rows.run_length.div_ceil(STEPS);
-            let lines = prefetch.length.div_ceil(LINE).div_ceil(stretches);
-            let mut next = prefetch.start;
             for run in 0..rows.runs {
                 let starts = rows.starts.add(run * rows.pitch);
                 let mut from: [*const f32; ROWS] =
                     std::array::from_fn(|row| (*starts.add(row)).wrapping_add(rows.offset));
                 let mut left = rows.run_length;
                 while left > 0 {
-                    for _ in 0..lines {
+                    for _ in 0..lines_at_once.min(lines) {
                         V::prefetch(next);
                         next = next.wrapping_add(LINE);
+                        lines -= 1;
                     }
                     let steps = left.min(STEPS);
                     for k in 0..steps {
@@ -185,7 +181,7 @@ impl<const ROWS: usize> VectorTask for RowsTask<ROWS> {
                 }
             }
             for (row, [first, second]) in sums.into_iter().enumerate() {
-                let to = to.start.add(row * to.stride);
+                let to = to.add(row * stride);
                 first.store(to);
                 second.store(to.add(V::LANES));
             }

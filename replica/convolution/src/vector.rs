@@ -8,7 +8,7 @@ mod portable;
 
 pub(crate) use portable::Portable;
 
-use crate::instructions::VectorTask;
+use crate::product::Kernel;
 
 /// A vector register of [`Vector::LANES`] numbers.
 ///
@@ -18,9 +18,12 @@ use crate::instructions::VectorTask;
 pub(crate) trait Vector: Copy {
     /// How many numbers a vector has; at most 16.
     const LANES: usize;
-    /// Number of rows of a product that are computed together. The sums of these rows by two vectors of columns fit the
-    /// registers, and leave some registers for the factors.
-    const ROWS: usize;
+    /// The functions that multiply a group of 1, 2, 3, … rows of a product, each compiled with the instructions of the
+    /// vector. The sums of the largest group by two vectors of columns fit the registers, and leave some registers for
+    /// the factors.
+    const KERNELS: &[Kernel];
+    /// Largest number of rows of a product that are computed together.
+    const ROWS: usize = Self::KERNELS.len();
 
     /// `number` in every lane.
     unsafe fn splat(number: f32) -> Self;
@@ -38,8 +41,6 @@ pub(crate) trait Vector: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// Asks the processor to bring the cache line of `address` into the second-level cache. Any address is allowed.
     unsafe fn prefetch(address: *const f32);
-    /// Runs `task` with these vectors, as a function of its own that is not inlined into the calling function.
-    unsafe fn call(task: impl VectorTask);
 
     /// Reads `count` numbers, at most [`Vector::LANES`]; the other lanes are zero.
     #[inline(always)]

@@ -1,12 +1,12 @@
 //! Vectors of 8 numbers: AVX2 with FMA.
 
 use super::Vector;
-use crate::instructions::{VectorTask, run_with_avx2};
+use crate::product::{GroupProduct, Kernel};
 use std::arch::x86_64::*;
 
 impl Vector for __m256 {
     const LANES: usize = 8;
-    const ROWS: usize = 6;
+    const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>, kernel::<5>, kernel::<6>];
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -55,10 +55,10 @@ impl Vector for __m256 {
         // SAFETY: a prefetch of any address never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
+}
 
-    #[inline(always)]
-    unsafe fn call(task: impl VectorTask) {
-        // SAFETY: guaranteed by the caller; see `Vector`.
-        unsafe { run_with_avx2(task) }
-    }
+#[target_feature(enable = "avx2,fma")]
+unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
+    // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
+    unsafe { product.multiply::<__m256, ROWS>() }
 }

@@ -1,12 +1,12 @@
 //! Vectors of 16 numbers: AVX-512 Foundation.
 
 use super::Vector;
-use crate::instructions::{VectorTask, run_with_avx512};
+use crate::product::{GroupProduct, Kernel};
 use std::arch::x86_64::*;
 
 impl Vector for __m512 {
     const LANES: usize = 16;
-    const ROWS: usize = 14;
+    const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>, kernel::<5>, kernel::<6>, kernel::<7>, kernel::<8>, kernel::<9>, kernel::<10>, kernel::<11>, kernel::<12>];
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -55,10 +55,10 @@ impl Vector for __m512 {
         // SAFETY: a prefetch of any address never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
+}
 
-    #[inline(always)]
-    unsafe fn call(task: impl VectorTask) {
-        // SAFETY: guaranteed by the caller; see `Vector`.
-        unsafe { run_with_avx512(task) }
-    }
+#[target_feature(enable = "avx512f")]
+unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
+    // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
+    unsafe { product.multiply::<__m512, ROWS>() }
 }

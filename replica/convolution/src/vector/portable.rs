@@ -1,7 +1,7 @@
 //! Vectors of 4 numbers in plain arithmetic, which the compiler turns into the vector instructions of the target.
 
 use super::Vector;
-use crate::instructions::VectorTask;
+use crate::product::{GroupProduct, Kernel};
 
 /// A vector of four numbers that needs no particular processor.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ impl Portable {
 
 impl Vector for Portable {
     const LANES: usize = 4;
-    const ROWS: usize = 4;
+    const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>];
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -59,10 +59,9 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_address: *const f32) {}
+}
 
-    #[inline(always)]
-    unsafe fn call(task: impl VectorTask) {
-        // SAFETY: guaranteed by the caller; see `Vector`.
-        unsafe { task.run::<Self>() }
-    }
+unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
+    // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
+    unsafe { product.multiply::<Portable, ROWS>() }
 }

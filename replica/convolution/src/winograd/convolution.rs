@@ -6,7 +6,7 @@ use super::transform::{F2, F4, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
 use crate::cache::second_level_bytes;
 use crate::instructions::VectorTask;
-use crate::product::{Prefetch, Rows, Sums, multiply};
+use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
 use crate::{BatchShape, Epilogue};
 use std::cell::RefCell;
@@ -210,7 +210,8 @@ impl<'a> WinogradConvolution<'a> {
                 };
                 let prefetch = Prefetch { start: next, length };
                 let start = products.add(element * sizes.product_plane + index * columns);
-                multiply::<V>(rows, count, weights, prefetch, Sums { start, stride: sizes.product_row });
+                let sink = StoredSums { start, stride: sizes.product_row };
+                multiply::<V>(rows, count, weights, prefetch, &sink);
             }
         }
     }
@@ -334,4 +335,26 @@ impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for 
         // SAFETY: guaranteed by the caller.
         unsafe { self.convolution.compute::<V, T, N, M>(self.part, self.scratch) }
     }
+}
+
+/// Keeps the sums of a product as they are.
+struct StoredSums {
+    /// The first sum of the first row.
+    start: *mut f32,
+    stride: usize,
+}
+
+impl Sink for StoredSums {
+    #[inline(always)]
+    fn memory(&self, row: usize) -> *mut f32 {
+        self.start.wrapping_add(row * self.stride)
+    }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.stride
+    }
+
+    #[inline(always)]
+    unsafe fn finish<V: Vector>(&self, _rows: Range<usize>) {}
 }
