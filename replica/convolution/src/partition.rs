@@ -16,12 +16,12 @@ pub(crate) fn check_lengths(
 ) {
     assert_eq!(
         input.len(),
-        input_shape.pixels() * inputs,
+        input_shape.numbers(inputs),
         "length of the input of {input_shape:?} with {inputs} channels"
     );
     assert_eq!(
         output.len(),
-        output_shape.pixels() * outputs,
+        output_shape.numbers(outputs),
         "length of the output of {output_shape:?} with {outputs} channels"
     );
     if let Some(residual) = epilogue.residual {

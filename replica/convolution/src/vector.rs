@@ -39,6 +39,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The larger number of each lane. If one of the two is NaN, the result is the number of `other`.
     unsafe fn max(self, other: Self) -> Self;
+    /// The larger number of each lane; NaN if one of the two is NaN.
+    unsafe fn max_or_nan(self, other: Self) -> Self;
     /// Asks the processor to bring the cache line of `address` into the second-level cache. Any address is allowed.
     unsafe fn prefetch(address: *const f32);
 

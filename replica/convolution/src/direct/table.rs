@@ -59,19 +59,24 @@ impl AddressTable {
         };
         match filter.runs() {
             Runs::Taps => {
-                self.pixels = (end - rows.start) * outputs.width;
-                self.addresses.resize(self.runs * self.pixels, std::ptr::null());
+                self.resize((end - rows.start) * outputs.width);
                 self.fill_with_taps(source, rows.start..end);
             }
             Runs::FilterRows => {
                 // The copied rows belong to one image.
                 end = end.min((rows.start / outputs.height + 1) * outputs.height);
-                self.pixels = (end - rows.start) * outputs.width;
-                self.addresses.resize(self.runs * self.pixels, std::ptr::null());
+                self.resize((end - rows.start) * outputs.width);
                 self.fill_with_rows(source, rows.start..end);
             }
         }
         end
+    }
+
+    /// Makes room for the addresses of the runs of `pixels` output pixels.
+    fn resize(&mut self, pixels: usize) {
+        let length = self.runs.checked_mul(pixels).expect("the table is smaller than the address space");
+        self.pixels = pixels;
+        self.addresses.resize(length, std::ptr::null());
     }
 
     /// The inputs of all pixels of the table.
@@ -108,7 +113,10 @@ impl AddressTable {
             let start = (image * height + y) * width;
             for (column, address) in line.iter_mut().enumerate() {
                 let x = (column * stride + across).wrapping_sub(padding);
-                *address = if x < width { input[(start + x) * filter.inputs..].as_ptr() } else { zeros };
+                *address = match x < width {
+                    true => input[(start + x) * filter.inputs..][..filter.inputs].as_ptr(),
+                    false => zeros,
+                };
             }
         }
     }
@@ -121,8 +129,9 @@ impl AddressTable {
         // The rows and columns of the padded image that any window covers.
         let copied = (rows.len() - 1) * stride + side;
         let length = ((outputs.width - 1) * stride + side) * filter.inputs;
-        if self.scratch.len() < copied * length {
-            self.scratch = AlignedBuffer::zeroed(copied * length);
+        let needed = copied.checked_mul(length).expect("the copy is smaller than the address space");
+        if self.scratch.len() < needed {
+            self.scratch = AlignedBuffer::zeroed(needed);
         }
         for (down, to) in self.scratch.chunks_exact_mut(length).take(copied).enumerate() {
             let y = (first + down).wrapping_sub(padding);
@@ -131,7 +140,7 @@ impl AddressTable {
                 continue;
             }
             let from = &input[(image * height + y) * width * filter.inputs..][..width * filter.inputs];
-            let left = (padding * filter.inputs).min(length);
+            let left = padding.saturating_mul(filter.inputs).min(length);
             let middle = from.len().min(length - left);
             to[..left].fill(0.0);
             to[left..left + middle].copy_from_slice(&from[..middle]);
@@ -141,7 +150,8 @@ impl AddressTable {
         let runs = (0..side).flat_map(|down| (0..rows.len()).map(move |row| row * stride + down));
         for (row, line) in runs.zip(lines) {
             for (column, address) in line.iter_mut().enumerate() {
-                *address = self.scratch[row * length + column * stride * filter.inputs..].as_ptr();
+                let start = row * length + column * stride * filter.inputs;
+                *address = self.scratch[start..][..self.run_length].as_ptr();
             }
         }
     }

@@ -51,6 +51,12 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn max_or_nan(self, other: Self) -> Self {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { _mm256_blendv_ps(_mm256_max_ps(self, other), self, _mm256_cmp_ps::<_CMP_UNORD_Q>(self, self)) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: a prefetch of any address never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }

@@ -6,7 +6,20 @@ use std::arch::x86_64::*;
 
 impl Vector for __m512 {
     const LANES: usize = 16;
-    const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>, kernel::<5>, kernel::<6>, kernel::<7>, kernel::<8>, kernel::<9>, kernel::<10>, kernel::<11>, kernel::<12>];
+    const KERNELS: &[Kernel] = &[
+        kernel::<1>,
+        kernel::<2>,
+        kernel::<3>,
+        kernel::<4>,
+        kernel::<5>,
+        kernel::<6>,
+        kernel::<7>,
+        kernel::<8>,
+        kernel::<9>,
+        kernel::<10>,
+        kernel::<11>,
+        kernel::<12>,
+    ];
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -48,6 +61,12 @@ impl Vector for __m512 {
     unsafe fn max(self, other: Self) -> Self {
         // SAFETY: guaranteed by the caller; see `Vector`.
         unsafe { _mm512_max_ps(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn max_or_nan(self, other: Self) -> Self {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { _mm512_mask_mov_ps(_mm512_max_ps(self, other), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self), self) }
     }
 
     #[inline(always)]

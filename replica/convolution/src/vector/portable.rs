@@ -58,6 +58,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn max_or_nan(self, other: Self) -> Self {
+        self.zip_with(other, |a, b| if a > b || a.is_nan() { a } else { b })
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(_address: *const f32) {}
 }
 

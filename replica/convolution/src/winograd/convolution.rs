@@ -120,8 +120,9 @@ impl<'a> WinogradConvolution<'a> {
         zeros.fill(0.0);
         let (transformed, products) = scratch.split_at_mut(N * N * sizes.input_plane);
         let (transformed, products) = (transformed.as_mut_ptr(), products.as_mut_ptr());
-        let starts: Vec<*const f32> =
-            (0..sizes.tiles_at_once).map(|tile| transformed.wrapping_add(tile * sizes.input_row).cast_const()).collect();
+        let starts: Vec<*const f32> = (0..sizes.tiles_at_once)
+            .map(|tile| transformed.wrapping_add(tile * sizes.input_row).cast_const())
+            .collect();
         for first in part.tiles.clone().step_by(sizes.tiles_at_once) {
             let tiles = first..part.tiles.end.min(first + sizes.tiles_at_once);
             // SAFETY: every plane has room for `tiles_at_once` rows of all input channels, and of the columns of
@@ -150,17 +151,16 @@ impl<'a> WinogradConvolution<'a> {
     /// The sizes of scratch memory for `part`, with tiles of `elements` elements.
     #[inline(always)]
     fn scratch_sizes<V: Vector>(&self, part: &WinogradPart, elements: usize) -> ScratchSizes {
-        let env = |name: &str, default: usize| std::env::var(name).map_or(default, |v| v.parse().unwrap());
         // Rows consist of whole vectors, so that loads and stores of scratch memory need no count.
         let input_row = self.filter.inputs.next_multiple_of(V::LANES) + GAP;
         let fitting = second_level_bytes() / CACHE_DIVISOR / (elements * input_row * size_of::<f32>());
         let is_long = self.filter.weights.len() > LONG_FILTER;
         let most = if is_long { TILES_AT_ONCE_OF_LONG_FILTER } else { fitting.max(V::ROWS) };
-        let most = env("WT", most).min(part.tiles.len());
         // Rounds have nearly equal sizes. A small last round would read all weights for few tiles.
         let rounds = part.tiles.len().div_ceil(most);
-        let tiles_at_once = part.tiles.len().div_ceil(rounds);
-        let blocks_at_once = env("WB", 1).min(part.blocks.len());
+        let tiles_at_once = part.tiles.len().div_ceil(rounds).next_multiple_of(V::ROWS).min(part.tiles.len());
+        // Inputs that fit the cache are read from there for each block. Otherwise they are read once for all blocks.
+        let blocks_at_once = if tiles_at_once <= CACHE_DIVISOR * fitting { 1 } else { part.blocks.len() };
         let product_row = blocks_at_once * 2 * V::LANES + if blocks_at_once > 1 { GAP } else { 0 };
         ScratchSizes {
             tiles_at_once,

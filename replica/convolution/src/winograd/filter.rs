@@ -1,10 +1,10 @@
 //! The transformed weights of a convolution, in the order in which the product reads them.
 
 use super::transform::{F2, F4, TileSize, WinogradTransform};
-use crate::Instructions;
 use crate::aligned::AlignedBuffer;
 use crate::instructions::VectorTask;
 use crate::vector::Vector;
+use crate::{Geometry, Instructions};
 use std::marker::PhantomData;
 
 /// Transformed weights and the bias of one Winograd convolution.
@@ -27,9 +27,7 @@ impl WinogradFilter {
     /// If the length of `weights` does not fit `bias` and `inputs`, if a number of channels is zero, or if the
     /// processor lacks the instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, tile: TileSize, instructions: Instructions) -> Self {
-        let outputs = bias.len();
-        assert!(inputs > 0 && outputs > 0, "a convolution needs channels");
-        assert_eq!(weights.len(), 9 * outputs * inputs, "number of 3x3 weights for {outputs} x {inputs} channels");
+        let outputs = Geometry { side: 3, stride: 1, padding: 1 }.check_filter(weights, bias, inputs);
         assert!(instructions.is_available(), "this processor lacks {instructions:?}");
         let columns = instructions.columns();
         let blocks = outputs.div_ceil(columns);
