@@ -1,17 +1,19 @@
-"""Times forward passes of a ResNet-18 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
+"""Times forward passes of a ResNet-18 or ResNet-50 in ONNX Runtime or OpenVINO. The peer of `bench-replica forward`.
 
 Usage: forward.py onnxruntime|openvino WEIGHTS.safetensors CROPS THREADS
+       forward.py random RESNET50.safetensors, which writes a ResNet-50 with random weights
 The file CROPS has images one after another, each of 224x224 RGB pixels with 8 bits a channel. On standard input, a
 line "time BATCH REPEATS" is answered with the milliseconds of each forward pass, and a line "logits BATCH" with the
 logits of the first BATCH images.
 """
 
+import itertools
 import sys
 import time
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -45,19 +47,25 @@ def graph(weights, batch):
     x = node("Relu", [convolution("input", "conv1", "bn1", 2)])
     x = node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     for stage in range(1, 5):
-        for index in range(2):
+        for index in itertools.takewhile(lambda i: f"layer{stage}.{i}.conv1.weight" in weights, itertools.count()):
             block, stride = f"layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1
-            y = node("Relu", [convolution(x, f"{block}.conv1", f"{block}.bn1", stride)])
-            y = convolution(y, f"{block}.conv2", f"{block}.bn2", 1)
-            if stride == 2:
-                x = convolution(x, f"{block}.downsample.0", f"{block}.downsample.1", 2)
+            # The 3x3 convolution has the stride: the first of two layers, or the second of three.
+            layers = 3 if f"{block}.conv3.weight" in weights else 2
+            y = x
+            for layer in range(1, layers + 1):
+                layer_stride = stride if layer == layers - 1 else 1
+                y = convolution(y, f"{block}.conv{layer}", f"{block}.bn{layer}", layer_stride)
+                if layer < layers:
+                    y = node("Relu", [y])
+            if f"{block}.downsample.0.weight" in weights:
+                x = convolution(x, f"{block}.downsample.0", f"{block}.downsample.1", stride)
             x = node("Relu", [node("Add", [y, x])])
     x = node("Flatten", [node("GlobalAveragePool", [x])])
     head = [constant("fc.weight", weights["fc.weight"]), constant("fc.bias", weights["fc.bias"])]
     x = node("Gemm", [x, *head], transB=1)
     inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, 224, 224])]
     outputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, [batch, len(weights["fc.bias"])])]
-    model = helper.make_graph(nodes, "resnet18", inputs, outputs, constants)
+    model = helper.make_graph(nodes, "resnet", inputs, outputs, constants)
     return helper.make_model(model, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
@@ -83,7 +91,38 @@ def openvino(model, threads):
     return f"openvino {ov.__version__.split('-')[0]}", run
 
 
+def write_random(path):
+    """Writes a ResNet-50 with random weights whose activations keep their size from layer to layer (He et al. 2015)."""
+    random, tensors = np.random.default_rng(5), {}
+
+    def convolution(conv, norm, outputs, inputs, side, gain):
+        deviation = (2 / (inputs * side * side)) ** 0.5
+        tensors[f"{conv}.weight"] = random.normal(0, deviation, (outputs, inputs, side, side)).astype(np.float32)
+        for name, value in (("weight", gain), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            tensors[f"{norm}.{name}"] = np.full(outputs, value, np.float32)
+
+    convolution("conv1", "bn1", 64, 3, 7, 1)
+    inputs = 64
+    for stage, blocks in enumerate((3, 4, 6, 3), 1):
+        channels = 32 << stage
+        for index in range(blocks):
+            block = f"layer{stage}.{index}"
+            convolution(f"{block}.conv1", f"{block}.bn1", channels, inputs, 1, 1)
+            convolution(f"{block}.conv2", f"{block}.bn2", channels, channels, 3, 1)
+            # A small gain, so that the sums of many blocks do not grow without bounds.
+            convolution(f"{block}.conv3", f"{block}.bn3", 4 * channels, channels, 1, 0.25)
+            if index == 0:
+                convolution(f"{block}.downsample.0", f"{block}.downsample.1", 4 * channels, inputs, 1, 1)
+            inputs = 4 * channels
+    tensors["fc.weight"] = random.normal(0, 0.02, (1000, inputs)).astype(np.float32)
+    tensors["fc.bias"] = np.zeros(1000, np.float32)
+    save_file(tensors, path)
+
+
 def main():
+    if sys.argv[1] == "random":
+        write_random(sys.argv[2])
+        return
     engine, weights, crops, threads = sys.argv[1:]
     make = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
     weights = load_file(weights)

@@ -6,6 +6,7 @@
 mod client;
 mod decode;
 mod forward;
+mod forward_setting;
 mod measuring_process;
 mod memory;
 mod overhead;
@@ -20,14 +21,21 @@ use crate::output::Output;
 use crate::python::{ENGINES, Python, TORCHVISION};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum, value_parser};
+use forward_setting::{AllowedInstructions, ForwardSetting, TimedNetwork};
 use harness::{paths, steal};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The targets of figures, by the figures' names.
-const TARGETS: [(&str, TargetRange); 9] = [
-    ("forward_ratio_onnxruntime_b1", TargetRange::AtMost(0.75)),
-    ("forward_ratio_onnxruntime_b8", TargetRange::AtMost(0.65)),
+const TARGETS: [(&str, TargetRange); 15] = [
+    ("forward_ratio_best_b1", TargetRange::AtMost(0.70)),
+    ("forward_ratio_best_b8", TargetRange::AtMost(0.60)),
+    ("forward_ratio_best_b1_avx2", TargetRange::AtMost(0.55)),
+    ("forward_ratio_best_b8_avx2", TargetRange::AtMost(0.50)),
+    ("forward_ratio_best_b1_resnet50", TargetRange::AtMost(0.95)),
+    ("forward_ratio_best_b8_resnet50", TargetRange::AtMost(0.90)),
+    ("forward_ratio_best_b1_resnet50_avx2", TargetRange::AtMost(0.95)),
+    ("forward_ratio_best_b8_resnet50_avx2", TargetRange::AtMost(0.90)),
     ("forward_ratio_onnxruntime_b1_t2", TargetRange::AtMost(0.90)),
     ("forward_ratio_onnxruntime_b8_t2", TargetRange::AtMost(0.80)),
     ("cpu_ratio_flask", TargetRange::AtMost(0.30)),
@@ -54,6 +62,12 @@ pub(crate) struct Options {
     /// in target/tools
     #[arg(long)]
     python: Option<PathBuf>,
+    /// Networks that the part forward computes
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "resnet18,resnet50")]
+    networks: Vec<TimedNetwork>,
+    /// Vector instructions that the part forward allows, such as best,avx2
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "best")]
+    instructions: Vec<AllowedInstructions>,
     #[command(flatten)]
     output: Output,
 }
@@ -99,6 +113,8 @@ struct RunContext<'a> {
     folder: &'a Path,
     /// The number of rounds of every comparison.
     rounds: u32,
+    /// The settings of the part `forward`.
+    settings: &'a [ForwardSetting],
     /// The number of requests after which the part `memory` measures.
     requests: u32,
     /// The value of `--python`; `None` without the flag.
@@ -116,9 +132,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let is_chosen = |part: &&BenchmarkPart| options.only.is_empty() || options.only.contains(part);
     let parts: Vec<BenchmarkPart> = BenchmarkPart::value_variants().iter().filter(is_chosen).copied().collect();
+    let of_network =
+        |&network| options.instructions.iter().map(move |&instructions| ForwardSetting { network, instructions });
+    let settings: Vec<ForwardSetting> = options.networks.iter().flat_map(of_network).collect();
     let mut run = RunContext {
         folder: &folder,
         rounds: options.rounds,
+        settings: &settings,
         requests: options.requests,
         python: options.python.as_deref(),
         images: None,

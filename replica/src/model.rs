@@ -28,6 +28,7 @@ mod tuning;
 mod warm_up;
 pub mod weights;
 
+pub use ::convolution::Instructions;
 pub use architecture::Architecture;
 pub use choice::KernelChoice;
 pub use description::Description;

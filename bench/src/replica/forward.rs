@@ -1,7 +1,8 @@
-//! Times the forward passes of one ResNet-18 in three engines, at two batch sizes, on one thread and on two.
+//! Times the forward passes of networks in three engines, at two batch sizes, on one thread and on two.
 
+use super::RunContext;
+use super::forward_setting::{ForwardSetting, processor};
 use super::measuring_process::MeasuringProcess;
-use super::{RunContext, server};
 use crate::figure::Figure;
 use crate::python::Python;
 use crate::statistics::median;
@@ -41,41 +42,57 @@ struct EngineCase {
 type Times = BTreeMap<EngineCase, Vec<f64>>;
 
 /// Figures about the milliseconds of each engine for one image, the ratios of the replica's to those of each peer, and
-/// the differences of the logits.
+/// the differences of the logits, under each setting of the run.
 ///
 /// # Errors
 /// If an engine does not start, or computes another network.
 pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
+    println!("{}", processor());
+    let mut figures = Vec::new();
+    for setting in run.settings {
+        let ForwardSetting { network, instructions } = setting;
+        println!("{network:?}, instructions: {instructions:?} (ONNX Runtime: all of the processor)");
+        figures.extend(measure_setting(run, *setting)?);
+    }
+    Ok(figures)
+}
+
+/// The figures under one setting.
+fn measure_setting(run: &RunContext, setting: ForwardSetting) -> Result<Vec<Figure>> {
     let crops = run.images().crops()?;
     let python = run.engines()?;
+    let weights = setting.network.weights(run, &python)?;
     let cores = cores::allowed().map_or(1, |cores| cores.len());
     let threads: Vec<u32> = [1, 2].into_iter().filter(|&threads| threads as usize <= cores).collect();
     let mut processes = BTreeMap::new();
     for (engine, name) in ENGINES.into_iter().enumerate() {
         for (threads, (batch, _)) in threads.iter().flat_map(|&threads| BATCHES.map(|batch| (threads, batch))) {
             let case = EngineCase { engine, batch, threads };
-            let log = format!("forward-{name}-{batch}-{threads}");
-            let process = MeasuringProcess::start(&log, command(case, &python, &crops), run.folder)?;
+            let log = format!("forward-{name}-{batch}-{threads}{}", setting.suffix());
+            let command = command(case, setting, &python, [&weights, &crops]);
+            let process = MeasuringProcess::start(&log, command, run.folder)?;
             println!("{name:<12} batch {batch}, threads {threads}: {}", process.description);
             processes.insert(case, process);
         }
     }
-    let mut measured = differences(&mut processes)?;
-    measured.extend(figures(&time(run.rounds, &threads, &mut processes)?));
+    let mut measured = differences(&mut processes, setting)?;
+    measured.extend(figures(&time(run.rounds, &threads, &mut processes)?, &setting.suffix()));
     Ok(measured)
 }
 
-/// The command that starts the process of a case.
-fn command(case: EngineCase, python: &Python, crops: &Path) -> Command {
+/// The command that starts the process of a case, with the files of weights and of crops.
+fn command(case: EngineCase, setting: ForwardSetting, python: &Python, [weights, crops]: [&Path; 2]) -> Command {
     let EngineCase { engine, batch, threads } = case;
     if engine == 0 {
         let mut command = Command::new(paths::program("bench-replica"));
-        command.arg("forward").arg("--weights").arg(server::weights()).arg("--crops").arg(crops);
+        command.arg("forward").arg("--weights").arg(weights).arg("--crops").arg(crops);
         command.args([format!("--threads={threads}"), format!("--max-batch={batch}")]);
+        setting.restrict_replica(&mut command);
         return command;
     }
     let mut command = python.script("forward.py");
-    command.arg(ENGINES[engine]).arg(server::weights()).arg(crops).arg(threads.to_string());
+    command.arg(ENGINES[engine]).arg(weights).arg(crops).arg(threads.to_string());
+    setting.restrict_peer(&mut command);
     command
 }
 
@@ -83,7 +100,7 @@ fn command(case: EngineCase, python: &Python, crops: &Path) -> Command {
 ///
 /// # Errors
 /// If a difference is larger than [`TOLERANCE`].
-fn differences(processes: &mut BTreeMap<EngineCase, MeasuringProcess>) -> Result<Vec<Figure>> {
+fn differences(processes: &mut BTreeMap<EngineCase, MeasuringProcess>, setting: ForwardSetting) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (batch, _) in BATCHES {
         let mut logits = BTreeMap::new();
@@ -102,7 +119,7 @@ fn differences(processes: &mut BTreeMap<EngineCase, MeasuringProcess>) -> Result
                 "the logits of {name} differ from the replica's by {largest:.1e} of the largest logit at batch size \
                  {batch}, more than {TOLERANCE:.0e}: {name} computes another network"
             );
-            figures.push(Figure::new(format!("forward_difference_{name}_b{batch}"), largest, ""));
+            figures.push(Figure::new(format!("forward_difference_{name}_b{batch}{}", setting.suffix()), largest, ""));
         }
     }
     Ok(figures)
@@ -141,19 +158,31 @@ fn time(rounds: u32, threads: &[u32], processes: &mut BTreeMap<EngineCase, Measu
     Ok(times)
 }
 
-fn figures(times: &Times) -> Vec<Figure> {
+fn figures(times: &Times, setting: &str) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (&case, passes) in times {
         let EngineCase { engine, batch, threads } = case;
-        let suffix = if threads == 1 { format!("b{batch}") } else { format!("b{batch}_t{threads}") };
+        let suffix = match threads {
+            1 => format!("b{batch}{setting}"),
+            _ => format!("b{batch}_t{threads}{setting}"),
+        };
         let name = ENGINES[engine];
         figures.push(Figure::median(format!("forward_ms_{name}_{suffix}"), passes.iter().copied(), "ms"));
         if engine > 0 {
             let own = &times[&EngineCase { engine: 0, ..case }];
             figures.push(Figure::ratio(format!("forward_ratio_{name}_{suffix}"), own, passes));
+        } else if let Some(best) = best_peer(times, case) {
+            figures.push(Figure::ratio(format!("forward_ratio_best_{suffix}"), passes, &best));
         }
     }
     figures
+}
+
+/// For each round, the time of the peer that is the fastest in the median of all rounds. `None` if no peer was timed.
+fn best_peer(times: &Times, case: EngineCase) -> Option<Vec<f64>> {
+    let peers = (1..ENGINES.len()).filter_map(|engine| times.get(&EngineCase { engine, ..case }));
+    let median_of = |passes: &&Vec<f64>| median(passes.to_vec()).unwrap_or(f64::INFINITY);
+    peers.min_by(|a, b| median_of(a).total_cmp(&median_of(b))).cloned()
 }
 
 #[cfg(test)]
@@ -177,18 +206,20 @@ mod tests {
     fn figures_are_named_by_engine_batch_and_threads() {
         let times = [(0, 1, 1, 30.0), (1, 1, 1, 40.0), (0, 8, 2, 15.0), (2, 8, 2, 20.0)];
         let times = times.map(|(engine, batch, threads, pass)| (EngineCase { engine, batch, threads }, vec![pass]));
-        let figures = figures(&times.into_iter().collect());
+        let figures = figures(&times.into_iter().collect(), "_avx2");
         let found: BTreeMap<String, f64> = figures.into_iter().map(|figure| (figure.name, figure.value)).collect();
         for (name, value) in [
-            ("forward_ms_replica_b1", 30.0),
-            ("forward_ms_onnxruntime_b1", 40.0),
-            ("forward_ratio_onnxruntime_b1", 0.75),
-            ("forward_ms_replica_b8_t2", 15.0),
-            ("forward_ms_openvino_b8_t2", 20.0),
-            ("forward_ratio_openvino_b8_t2", 0.75),
+            ("forward_ms_replica_b1_avx2", 30.0),
+            ("forward_ms_onnxruntime_b1_avx2", 40.0),
+            ("forward_ratio_onnxruntime_b1_avx2", 0.75),
+            ("forward_ms_replica_b8_t2_avx2", 15.0),
+            ("forward_ms_openvino_b8_t2_avx2", 20.0),
+            ("forward_ratio_openvino_b8_t2_avx2", 0.75),
+            ("forward_ratio_best_b1_avx2", 0.75),
+            ("forward_ratio_best_b8_t2_avx2", 0.75),
         ] {
             assert_eq!(found.get(name), Some(&value), "{name}");
         }
-        assert_eq!(found.len(), 6);
+        assert_eq!(found.len(), 8);
     }
 }

@@ -1,5 +1,7 @@
-//! Times the convolutions of a ResNet-18 and two of a ResNet-50, each by itself, on one thread. A layer has several
+//! Times the convolutions of a ResNet-18 and some of a ResNet-50, each by itself, on one thread. A layer has several
 //! copies of its weights and uses them in turn, so that weights come from memory or from a far cache, as in a network.
+//!
+//! Usage: layers [BATCH [PART]], where only lines with the text PART are measured: layers 8 "Avx2 Four"
 
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
@@ -23,7 +25,7 @@ const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
 const ONE_STRIDED: Geometry = Geometry { side: 1, stride: 2, padding: 0 };
 
 /// Input channels, output channels, input height and width, and geometry of each layer.
-const LAYERS: [(usize, usize, usize, Geometry); 13] = [
+const LAYERS: [(usize, usize, usize, Geometry); 17] = [
     (3, 64, 224, STEM),
     (64, 64, 56, THREE),
     (64, 128, 56, THREE_STRIDED),
@@ -35,15 +37,19 @@ const LAYERS: [(usize, usize, usize, Geometry); 13] = [
     (256, 512, 14, THREE_STRIDED),
     (256, 512, 14, ONE_STRIDED),
     (512, 512, 7, THREE),
+    (64, 256, 56, ONE),
     (256, 64, 56, ONE),
+    (256, 1024, 14, ONE),
+    (1024, 256, 14, ONE),
     (512, 2048, 7, ONE),
+    (2048, 512, 7, ONE),
 ];
 
 fn main() {
     let batch: usize =
         std::env::args().nth(1).map_or(1, |text| text.parse().expect("the argument is a batch size, such as 8"));
     println!(
-        "batch {batch}\ninputs outputs side  filter  stride  kind          ms/image      min   GMAC/s of the definition"
+        "batch {batch}\ninputs outputs side  filter  stride  kind          ms/image      min   GMAC/s of the definition at the minimum"
     );
     for (inputs, outputs, width, geometry) in LAYERS {
         let shape = BatchShape { images: batch, height: width, width };
@@ -77,7 +83,7 @@ impl TimedLayer {
         }
     }
 
-    /// Times every algorithm that this processor and the geometry allow, with the fastest instructions.
+    /// Times every algorithm that this processor and the geometry allow, with each set of instructions that it has.
     fn time_all(&self) {
         let Self { inputs, shape, geometry, weights, bias, input, .. } = self;
         let epilogue = Epilogue { residual: Some(&self.residual), nonlinearity: Nonlinearity::Relu };
@@ -87,7 +93,16 @@ impl TimedLayer {
                 amx::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
             });
         }
-        let instructions = Instructions::best();
+        // The portable set is the last resort, and only processors without vector instructions need its times.
+        let sets = Instructions::available();
+        for instructions in sets.iter().copied().skip(usize::from(sets.len() > 1)) {
+            self.time_vectors(instructions, epilogue);
+        }
+    }
+
+    /// Times the algorithms that use vectors, with the given instructions.
+    fn time_vectors(&self, instructions: Instructions, epilogue: Epilogue<'_>) {
+        let Self { inputs, shape, geometry, weights, bias, input, .. } = self;
         let filter = || DirectFilter::new(weights, bias, *inputs, *geometry, instructions);
         self.time(format!("{instructions:?}"), weights.len(), filter, |filter, output| {
             direct::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
@@ -106,6 +121,11 @@ impl TimedLayer {
     /// Runs `convolve` with the copies of the filter in turn, and prints the median and the least time. The weights of
     /// a filter are `length` numbers.
     fn time<F>(&self, kind: String, length: usize, filter: impl Fn() -> F, convolve: impl Fn(&F, &mut [f32])) {
+        let Self { inputs, outputs, shape, geometry: Geometry { side, stride, .. }, .. } = *self;
+        let name = format!("{inputs:>6} {outputs:>7} {:>4} {side:>7} {stride:>7}  {kind:<13}", shape.width);
+        if std::env::args().nth(2).is_some_and(|part| !name.contains(&part)) {
+            return;
+        }
         let filters: Vec<F> = (0..COPIED_WEIGHTS.div_ceil(length).min(MAX_COPIES)).map(|_| filter()).collect();
         let mut output = vec![0.0; self.residual.len()];
         let mut seconds: Vec<f64> = filters
@@ -119,15 +139,13 @@ impl TimedLayer {
             })
             .collect();
         seconds.sort_by(f64::total_cmp);
-        let Self { inputs, outputs, shape, geometry: Geometry { side, stride, .. }, .. } = *self;
         let output = self.geometry.output(BatchShape { images: 1, ..shape });
         let work = (side * side * inputs * outputs * output.pixels()) as f64;
         println!(
-            "{inputs:>6} {outputs:>7} {:>4} {side:>7} {stride:>7}  {kind:<13} {:>8.3} {:>8.3} {:>10.1}",
-            shape.width,
+            "{name} {:>8.3} {:>8.3} {:>10.1}",
             seconds[REPEATS / 2] * 1e3,
             seconds[0] * 1e3,
-            work / seconds[REPEATS / 2] / 1e9
+            work / seconds[0] / 1e9
         );
     }
 }

@@ -23,13 +23,17 @@ enum Allocation {
 
 impl AlignedBuffer {
     /// A buffer of `length` zeros.
+    ///
+    /// # Panics
+    /// If the buffer would be larger than the address space.
     pub(crate) fn zeroed(length: usize) -> Self {
+        let bytes = length.checked_mul(size_of::<f32>()).expect("the buffer is smaller than the address space");
         #[cfg(target_os = "linux")]
-        if let Some((start, mapping)) = pages::map(length * size_of::<f32>()) {
+        if let Some((start, mapping)) = pages::map(bytes) {
             return Self { start: start.cast(), length, allocation: Allocation::Mapped(mapping) };
         }
-        let bytes = (length * size_of::<f32>()).max(1);
-        let layout = Layout::from_size_align(bytes, CACHE_LINE).expect("the buffer is smaller than the address space");
+        let layout =
+            Layout::from_size_align(bytes.max(1), CACHE_LINE).expect("the buffer is smaller than the address space");
         // SAFETY: the layout's size is above zero, and the number 0.0 has only zero bits.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
         Self { start: start.cast(), length, allocation: Allocation::Heap(layout) }

@@ -50,7 +50,7 @@ pub fn convolve(
     }
     let layout = ImageLayout::new(filter.inputs, filter.geometry, shape);
     let convolution = AmxConvolution { input, outputs, layout, filter, epilogue, output: output.as_mut_ptr() };
-    divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(images, blocks));
+    divide((outputs.images, 1), filter.blocks(), executor, |images, blocks| convolution.run(images, blocks));
 }
 
 /// The arguments of [`convolve`], after their lengths were checked, and the layout of the split images.

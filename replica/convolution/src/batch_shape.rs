@@ -14,7 +14,25 @@ pub struct BatchShape {
 
 impl BatchShape {
     /// Number of pixels of all images together.
+    ///
+    /// # Panics
+    /// If the number does not fit a `usize`.
     pub fn pixels(self) -> usize {
-        self.images * self.height * self.width
+        self.numbers(1)
     }
+
+    /// Number of numbers of all images together, with `channels` channels.
+    ///
+    /// # Panics
+    /// If the number does not fit a `usize`. A product that wraps around would let a short slice pass for a large batch.
+    pub fn numbers(self, channels: usize) -> usize {
+        let factors = [self.images, self.height, self.width, channels];
+        product(factors).unwrap_or_else(|| panic!("{self:?} with {channels} channels is larger than the memory"))
+    }
+}
+
+/// The product of `factors`. `None` if it does not fit a `usize`, even if a factor is zero.
+pub(crate) fn product<const N: usize>(factors: [usize; N]) -> Option<usize> {
+    factors.into_iter().map(|factor| factor.max(1)).try_fold(1, usize::checked_mul)?;
+    Some(factors.into_iter().product())
 }

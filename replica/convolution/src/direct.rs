@@ -1,25 +1,28 @@
-//! Convolutions of any side, stride and padding by their definition. The inputs of an output are as many runs of
-//! consecutive numbers as the filter has rows: a run has all channels of the pixels under one row of the filter.
+//! Convolutions of any side, stride and padding by their definition. The inputs of an output are runs of consecutive
+//! numbers, whose addresses are looked up in a table: one run for each tap of the filter, or one for each row of the
+//! filter where the images have few channels. Because of the table, outputs of several image rows are computed together,
+//! and padding is a run of zeros instead of a copy of the image. XNNPACK calls such a table an indirection buffer.
 
 mod filter;
+mod table;
 
-use crate::aligned::AlignedBuffer;
 use crate::instructions::VectorTask;
 use crate::partition::{check_lengths, divide};
 use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
-use crate::{BatchShape, Epilogue, Executor, Geometry};
-use std::cell::RefCell;
+use crate::{BatchShape, Epilogue, Executor};
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use table::AddressTable;
 
 pub use filter::DirectFilter;
 
-/// Bytes of padded images that are convolved together. They are read once for each block of output channels, so they
-/// should fit the second-level cache.
-const BLOCK_BYTES: usize = 1 << 20;
+/// The least number of output pixels of a part. A part with fewer would read all weights for little work, so output
+/// channels are divided among the parts instead of pixels.
+const LEAST_PIXELS_OF_PART: usize = 32;
 
 /// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` is `[images, height, width,
-/// inputs]`, and `output` has the shape of [`Geometry::output`] with the filter's output channels.
+/// inputs]`, and `output` has the shape of [`crate::Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
 /// If the length of a slice does not fit its shape and channels.
@@ -31,22 +34,16 @@ pub fn convolve(
     output: &mut [f32],
     executor: &dyn Executor,
 ) {
-    let geometry = filter.geometry;
-    let outputs = geometry.output(shape);
+    let outputs = filter.geometry.output(shape);
     check_lengths((input, shape, filter.inputs), (output, outputs, filter.outputs), epilogue);
     if outputs.pixels() == 0 {
         return;
     }
-    // A 1×1 filter of stride 1 uses each pixel by itself, so all pixels of the batch can be one long row.
-    let (shape, outputs) = match geometry {
-        Geometry { side: 1, stride: 1, padding: 0 } => {
-            let flat = BatchShape { images: 1, height: 1, width: shape.pixels() };
-            (flat, flat)
-        }
-        _ => (shape, outputs),
-    };
     let convolution = DirectConvolution { input, shape, outputs, filter, epilogue, output: output.as_mut_ptr() };
-    divide(outputs.images, filter.blocks(), executor, |images, blocks| convolution.run(images, blocks));
+    let least = LEAST_PIXELS_OF_PART.div_ceil(outputs.width);
+    divide((outputs.images * outputs.height, least), filter.blocks(), executor, |rows, blocks| {
+        convolution.run(rows, blocks);
+    });
 }
 
 /// The arguments of [`convolve`], after their lengths were checked.
@@ -59,146 +56,128 @@ struct DirectConvolution<'a> {
     output: *mut f32,
 }
 
-// SAFETY: concurrent calls of `run` write to different images or channels of `output`.
+// SAFETY: concurrent calls of `run` write to different rows or channels of `output`.
 unsafe impl Sync for DirectConvolution<'_> {}
 
 thread_local! {
-    /// Memory for padded images. It is kept between calls, because mapping and zeroing a megabyte takes as long as
+    /// Memory for addresses and padded rows. It is kept between calls, because mapping and zeroing it takes as long as
     /// filling it.
-    static SCRATCH: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
+    static TABLE: RefCell<AddressTable> = RefCell::default();
 }
 
 impl DirectConvolution<'_> {
-    /// Computes blocks of output channels of some images. Concurrent calls share no images, or share no blocks.
-    fn run(&self, images: Range<usize>, blocks: Range<usize>) {
-        let Geometry { padding, .. } = self.filter.geometry;
-        if padding == 0 {
-            let input = &self.input[images.start * self.image_length()..];
-            return self.multiply(input, (self.shape.height, self.shape.width), images, blocks);
-        }
-        let (height, width) = (self.shape.height + 2 * padding, self.shape.width + 2 * padding);
-        let length = height * width * self.filter.inputs;
-        let at_once = (BLOCK_BYTES / (length * size_of::<f32>())).clamp(1, images.len());
-        SCRATCH.with_borrow_mut(|scratch| {
-            if scratch.len() < at_once * length {
-                *scratch = AlignedBuffer::zeroed(at_once * length);
-            }
-            for first in images.clone().step_by(at_once) {
-                let images = first..images.end.min(first + at_once);
-                for (image, padded) in images.clone().zip(scratch.chunks_exact_mut(length)) {
-                    self.pad(image, width, padded);
-                }
-                self.multiply(scratch, (height, width), images, blocks.clone());
-            }
+    /// Computes blocks of output channels of some rows of outputs. The rows of all images are numbered one after the
+    /// other. Concurrent calls share no rows, or share no blocks.
+    fn run(&self, rows: Range<usize>, blocks: Range<usize>) {
+        TABLE.with_borrow_mut(|table| {
+            self.filter.instructions.dispatch(RowsTask { convolution: self, table, rows, blocks });
         });
-    }
-
-    /// The length of one input image in numbers, without padding.
-    fn image_length(&self) -> usize {
-        self.shape.height * self.shape.width * self.filter.inputs
-    }
-
-    /// Copies image `image` into the middle of `padded` and fills the border with zeros.
-    fn pad(&self, image: usize, padded_width: usize, padded: &mut [f32]) {
-        let DirectFilter { inputs, geometry: Geometry { padding, .. }, .. } = *self.filter;
-        let row = self.shape.width * inputs;
-        let pixels = &self.input[image * self.image_length()..][..self.image_length()];
-        let (edge, side) = (padding * padded_width * inputs, padding * inputs);
-        padded[..edge].fill(0.0);
-        let rows = padded[edge..].chunks_exact_mut(padded_width * inputs);
-        for (from, to) in pixels.chunks_exact(row).zip(rows) {
-            to[..side].fill(0.0);
-            to[side..side + row].copy_from_slice(from);
-            to[side + row..].fill(0.0);
-        }
-        padded[edge + self.shape.height * padded_width * inputs..].fill(0.0);
-    }
-
-    /// Computes `blocks` of output channels of `images`. `input` holds these images with their padding, each of the
-    /// given height and width.
-    fn multiply(&self, input: &[f32], (height, width): (usize, usize), images: Range<usize>, blocks: Range<usize>) {
-        assert!(input.len() >= images.len() * height * width * self.filter.inputs, "the input holds all images");
-        let task = PaddedImages { convolution: self, input, height, width, images, blocks };
-        self.filter.instructions.dispatch(task);
     }
 }
 
-/// Padded images, and the blocks of output channels that are computed from them.
-struct PaddedImages<'a> {
+/// Rows of outputs, and the blocks of output channels that are computed for them.
+struct RowsTask<'a> {
     convolution: &'a DirectConvolution<'a>,
-    input: &'a [f32],
-    height: usize,
-    width: usize,
-    images: Range<usize>,
+    table: &'a mut AddressTable,
+    rows: Range<usize>,
     blocks: Range<usize>,
 }
 
-impl VectorTask for PaddedImages<'_> {
+impl VectorTask for RowsTask<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let DirectConvolution { filter, outputs, epilogue, output, .. } = *self.convolution;
-        let Geometry { side, stride, .. } = filter.geometry;
-        let (row, columns) = (self.width * filter.inputs, 2 * V::LANES);
-        let block_length = side * side * filter.inputs * columns;
-        for block in self.blocks {
-            for (index, image) in self.images.clone().enumerate() {
-                for y in 0..outputs.height {
-                    // SAFETY: `Geometry::output` counts only windows that lie within the padded image; `block` is a
-                    // block of the filter; `at` is the start of an output row.
-                    unsafe {
-                        let window = (index * self.height + y * stride) * row;
-                        let rows = Rows {
-                            start: self.input.as_ptr().add(window),
-                            stride: stride * filter.inputs,
-                            runs: side,
-                            run_length: side * filter.inputs,
-                            run_stride: row,
-                        };
-                        let channel = block * columns;
-                        let bias = filter.bias.as_ptr().add(channel);
-                        let sink = EpilogueSink {
-                            bias: [V::load(bias), V::load(bias.add(V::LANES))],
-                            epilogue,
-                            output,
-                            at: (image * outputs.height + y) * outputs.width * filter.outputs + channel,
-                            stride: filter.outputs,
-                            count: filter.outputs - channel,
-                        };
-                        let weights = filter.weights.as_ptr().add(block * block_length);
-                        let next = Prefetch { start: weights.wrapping_add(block_length), length: block_length };
-                        let prefetch = next.part(index * outputs.height + y, self.images.len() * outputs.height);
-                        multiply::<V>(rows, outputs.width, weights, prefetch, &sink);
-                    }
-                }
+        let Self { convolution, table, rows, blocks } = self;
+        let DirectConvolution { input, shape, outputs, filter, .. } = *convolution;
+        let mut first = rows.start;
+        while first < rows.end {
+            let end = table.fill(input, shape, filter, outputs, first..rows.end);
+            for block in blocks.clone() {
+                // SAFETY: guaranteed by the caller; the table has the addresses of these rows, `block` is a block of
+                // the filter.
+                unsafe { convolution.multiply::<V>(table.rows(), first..end, block) };
             }
+            first = end;
         }
     }
 }
 
+impl DirectConvolution<'_> {
+    /// Computes one block of output channels of the rows of outputs `rows`. `inputs` are the inputs of their pixels.
+    ///
+    /// # Safety
+    /// The conditions of [`Vector`] hold. `inputs` has the inputs of each pixel, and `block` is a block of the filter.
+    /// No other part computes these rows and this block.
+    #[inline(always)]
+    unsafe fn multiply<V: Vector>(&self, inputs: Rows, rows: Range<usize>, block: usize) {
+        let Self { filter, outputs, epilogue, output, .. } = *self;
+        let (columns, length) = (2 * V::LANES, filter.block_length());
+        let channel = block * columns;
+        let sink = EpilogueSink {
+            sums: Cell::new(GroupSums([0.0; MOST_SUMS])),
+            bias: filter.bias[channel..][..columns].as_ptr(),
+            epilogue,
+            output,
+            at: rows.start * outputs.width * filter.outputs + channel,
+            stride: filter.outputs,
+            count: filter.outputs - channel,
+            columns,
+        };
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            let weights = filter.weights.as_ptr().add(block * length);
+            let prefetch = Prefetch { start: weights.wrapping_add(length), length };
+            multiply::<V>(inputs, rows.len() * outputs.width, weights, prefetch, &sink);
+        }
+    }
+}
+
+/// The largest number of sums of a group of rows, with any instructions.
+const MOST_SUMS: usize = 32 * 12;
+
+/// Sums of a group of rows.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct GroupSums(#[expect(dead_code, reason = "used by its address only")] [f32; MOST_SUMS]);
+
 /// Adds the bias to sums, applies the epilogue and stores the outputs.
-struct EpilogueSink<'a, V> {
-    /// The biases of the two vectors of output channels.
-    bias: [V; 2],
+struct EpilogueSink<'a> {
+    /// The sums of the rows that are computed at present.
+    sums: Cell<GroupSums>,
+    /// The biases of the block of output channels.
+    bias: *const f32,
     epilogue: Epilogue<'a>,
     output: *mut f32,
     /// Index in `output` of the first output of the first row.
     at: usize,
     /// Distance from an output pixel to the next, in numbers.
     stride: usize,
-    /// Number of output channels from the first lane on. Lanes beyond them are not stored.
+    /// Number of output channels from the first column on. Columns beyond them are not stored.
     count: usize,
+    columns: usize,
 }
 
-impl<V: Vector> Sink<V> for EpilogueSink<'_, V> {
+impl Sink for EpilogueSink<'_> {
     #[inline(always)]
-    unsafe fn put(&self, row: usize, [left, right]: [V; 2]) {
-        let at = self.at + row * self.stride;
-        // SAFETY: guaranteed by the caller; no other part computes these images and channels.
-        unsafe {
-            self.epilogue.store(left.add(self.bias[0]), self.output, at, self.count.min(V::LANES));
-            if self.count > V::LANES {
-                let count = (self.count - V::LANES).min(V::LANES);
-                self.epilogue.store(right.add(self.bias[1]), self.output, at + V::LANES, count);
+    fn memory(&self, _row: usize) -> *mut f32 {
+        self.sums.as_ptr().cast()
+    }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.columns
+    }
+
+    #[inline(always)]
+    unsafe fn finish<V: Vector>(&self, rows: Range<usize>) {
+        for first in (0..self.columns.min(self.count)).step_by(V::LANES) {
+            let count = (self.count - first).min(V::LANES);
+            // SAFETY: guaranteed by the caller; no other part computes these pixels and channels.
+            unsafe {
+                let bias = V::load(self.bias.add(first));
+                for (index, row) in rows.clone().enumerate() {
+                    let sum = V::load(self.memory(row).add(index * self.columns + first));
+                    self.epilogue.store(sum.add(bias), self.output, self.at + row * self.stride + first, count);
+                }
             }
         }
     }

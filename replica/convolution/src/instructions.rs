@@ -3,6 +3,7 @@
 use crate::vector::{Portable, Vector};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
+use std::sync::OnceLock;
 
 /// A set of vector instructions for computing convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,20 @@ pub enum Instructions {
     Avx2,
     /// x86-64 with AVX-512: 16 numbers at a time.
     Avx512,
+}
+
+impl std::str::FromStr for Instructions {
+    type Err = String;
+
+    /// The set with this name in small letters.
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "portable" => Ok(Self::Portable),
+            "avx2" => Ok(Self::Avx2),
+            "avx512" => Ok(Self::Avx512),
+            _ => Err(format!("instructions are portable, avx2 or avx512, not {name:?}")),
+        }
+    }
 }
 
 impl Instructions {
@@ -29,8 +44,24 @@ impl Instructions {
         Self::available().pop().unwrap_or(Self::Portable)
     }
 
-    /// Whether this processor has the set.
+    /// Lets this process use no faster set than this one, as if the processor lacked it, and no matrix unit. With it, a
+    /// benchmark measures the code for other processors. Only the first call has an effect.
+    pub fn restrict(self) {
+        let _restricted_before = MOST.set(self);
+    }
+
+    /// Whether the process may use all sets that the processor has, and the matrix unit.
+    pub(crate) fn is_unrestricted() -> bool {
+        MOST.get().is_none()
+    }
+
+    /// Whether this processor has the set, and the process may use it.
     pub(crate) fn is_available(self) -> bool {
+        MOST.get().is_none_or(|most| self.lanes() <= most.lanes()) && self.is_in_processor()
+    }
+
+    /// Whether this processor has the set.
+    fn is_in_processor(self) -> bool {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
@@ -76,6 +107,9 @@ impl Instructions {
         2 * self.lanes()
     }
 }
+
+/// The fastest set that this process may use; see [`Instructions::restrict`].
+static MOST: OnceLock<Instructions> = OnceLock::new();
 
 /// A computation that is generic over the vector type, so that it can be compiled for each set of instructions.
 pub(crate) trait VectorTask {

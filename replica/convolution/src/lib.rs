@@ -12,6 +12,7 @@
 mod aligned;
 pub mod amx;
 mod batch_shape;
+mod cache;
 pub mod direct;
 mod epilogue;
 mod executor;

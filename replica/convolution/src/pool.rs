@@ -10,14 +10,17 @@ pub fn max_output(input: BatchShape) -> BatchShape {
 }
 
 /// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, channels]`; `output` has
-/// the shape of [`max_output`] and as many channels. Pixels outside the image are ignored.
+/// the shape of [`max_output`] and as many channels. Pixels outside the image are ignored. The largest number of a window
+/// with NaN is NaN.
 ///
 /// # Panics
-/// If the length of a slice does not fit its shape and `channels`, or the processor lacks the instructions.
+/// If the length of a slice does not fit its shape and `channels`, there are no channels, or the processor lacks the
+/// instructions.
 pub fn max(input: &[f32], shape: BatchShape, channels: usize, output: &mut [f32], instructions: Instructions) {
-    assert_eq!(input.len(), shape.pixels() * channels, "length of the input of {shape:?} with {channels} channels");
+    assert_eq!(input.len(), shape.numbers(channels), "length of the input of {shape:?} with {channels} channels");
+    assert!(channels > 0, "a pooling needs at least one channel");
     let pooled = max_output(shape);
-    assert_eq!(output.len(), pooled.pixels() * channels, "length of the output of {pooled:?} with {channels} channels");
+    assert_eq!(output.len(), pooled.numbers(channels), "length of the output of {pooled:?} with {channels} channels");
     instructions.dispatch(MaxPool { input, shape, channels, output });
 }
 
@@ -48,7 +51,7 @@ impl VectorTask for MaxPool<'_> {
                             let at = ((image * height + row) * width + column) * channels + channel;
                             let from = input.as_ptr().add(at);
                             let value = if count == V::LANES { V::load(from) } else { V::load_some(from, count) };
-                            largest = largest.max(value);
+                            largest = largest.max_or_nan(value);
                         }
                     }
                     largest.store_some(output.as_mut_ptr().add(channel), count);
@@ -64,10 +67,14 @@ impl VectorTask for MaxPool<'_> {
 /// # Panics
 /// If the length of a slice does not fit its shape and `channels`, or an image has no pixels or no channels.
 pub fn average(input: &[f32], shape: BatchShape, channels: usize, output: &mut [f32]) {
-    let pixels = shape.height * shape.width;
+    let pixels = BatchShape { images: 1, ..shape }.pixels();
     assert!(pixels > 0 && channels > 0, "a mean needs at least one pixel and one channel");
-    assert_eq!(input.len(), shape.pixels() * channels, "length of the input of {shape:?} with {channels} channels");
-    assert_eq!(output.len(), shape.images * channels, "number of means of {shape:?} with {channels} channels");
+    assert_eq!(input.len(), shape.numbers(channels), "length of the input of {shape:?} with {channels} channels");
+    assert_eq!(
+        output.len(),
+        BatchShape { height: 1, width: 1, ..shape }.numbers(channels),
+        "number of means of {shape:?} with {channels} channels"
+    );
     for (image, means) in input.chunks_exact(pixels * channels).zip(output.chunks_exact_mut(channels)) {
         means.fill(0.0);
         for pixel in image.chunks_exact(channels) {
@@ -98,6 +105,49 @@ mod tests {
             assert_eq!(first, [5.0, 7.0, 9.0, 11.0, 0.0, -1.0, -4.0, -5.0], "{instructions:?}");
             assert_eq!(output[4], 405.0, "{instructions:?}");
         }
+    }
+
+    #[test]
+    fn a_window_with_nan_gives_nan() {
+        for instructions in Instructions::available() {
+            // NaN is the first, a middle and the last pixel of windows, in vectors of channels and in single channels.
+            for (place, channel) in (0..9).flat_map(|place| (0..35).map(move |channel| (place, channel))) {
+                let mut input = vec![1.0; 9 * 35];
+                input[place * 35 + channel] = -f32::NAN;
+                let mut output = vec![0.0; 4 * 35];
+                max(&input, BatchShape { images: 1, height: 3, width: 3 }, 35, &mut output, instructions);
+                for (index, found) in output.iter().enumerate() {
+                    let (row, column) = (index / 35 / 2, index / 35 % 2);
+                    let near = (place / 3).abs_diff(2 * row) <= 1 && (place % 3).abs_diff(2 * column) <= 1;
+                    let expected = near && index % 35 == channel;
+                    assert_eq!(found.is_nan(), expected, "{instructions:?}: {index} with NaN at {place}, {channel}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn infinities_are_numbers() {
+        for instructions in Instructions::available() {
+            let mut output = [0.0; 2];
+            let input = [f32::NEG_INFINITY, f32::INFINITY, f32::NEG_INFINITY, 1.0];
+            max(&input, BatchShape { images: 1, height: 1, width: 2 }, 2, &mut output, instructions);
+            assert_eq!(output, [f32::NEG_INFINITY, f32::INFINITY], "{instructions:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "larger than the memory")]
+    fn a_shape_whose_size_wraps_around_panics() {
+        // 2⁶³ × 2 wraps around to 0, the length of the slices.
+        let shape = BatchShape { images: 1 << 63, height: 2, width: 1 };
+        max(&[], shape, 1, &mut [], Instructions::Portable);
+    }
+
+    #[test]
+    #[should_panic(expected = "at least one channel")]
+    fn a_pooling_without_channels_panics() {
+        max(&[], BatchShape { images: 1, height: 2, width: 2 }, 0, &mut [], Instructions::Portable);
     }
 
     #[test]

@@ -3,29 +3,36 @@
 
 use crate::partition::part_range;
 use crate::vector::Vector;
+use std::ops::Range;
 
-/// The rows of a product's left matrix in memory. Each row consists of runs, and each run of consecutive numbers. All
-/// rows have the same structure.
+/// The rows of a product's left matrix in memory. Each row consists of runs of consecutive numbers, and all runs have
+/// the same length. The runs of a row may lie anywhere, so that rows of neighbouring outputs can share their inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
-    /// The first number of the first row.
-    pub(crate) start: *const f32,
-    /// Numbers from the start of a row to the start of the next.
-    pub(crate) stride: usize,
+    /// The first numbers of all runs, `[runs][pitch]`: for each run one address for each row.
+    pub(crate) starts: *const *const f32,
+    /// Addresses from a run to the next.
+    pub(crate) pitch: usize,
+    /// Numbers that are added to each address.
+    pub(crate) offset: usize,
     /// Number of runs in a row.
     pub(crate) runs: usize,
     /// Number of consecutive numbers in a run.
     pub(crate) run_length: usize,
-    /// Numbers from the start of a run to the start of the next.
-    pub(crate) run_stride: usize,
+    /// Largest number of rows that are computed together, from 1 on.
+    pub(crate) at_once: usize,
 }
 
-impl Rows {
-    /// The rows without the first `count`.
-    #[inline(always)]
-    pub(crate) fn skip(self, count: usize) -> Self {
-        Self { start: self.start.wrapping_add(count * self.stride), ..self }
-    }
+/// Bytes after which rows use the same set of a first-level cache.
+const ALIASED_BYTES: usize = 4096;
+
+/// Largest number of rows that use the same set of a first-level cache, which has 8 ways on most processors.
+const ALIASED_ROWS: usize = 6;
+
+/// The number of rows to compute together, if rows are `stride` numbers apart. More rows than the ways of the
+/// first-level cache would displace each other from it, if all of them used the same set.
+pub(crate) fn rows_at_once(stride: usize) -> usize {
+    if (stride * size_of::<f32>()).is_multiple_of(ALIASED_BYTES) { ALIASED_ROWS } else { usize::MAX }
 }
 
 /// Numbers that will be read after the current product, and are prefetched while it is computed. The prefetches are
@@ -48,87 +55,136 @@ impl Prefetch {
 }
 
 /// Receives the sums of a product.
-pub(crate) trait Sink<V> {
-    /// Takes the sums of one row for two vectors of columns.
+pub(crate) trait Sink {
+    /// The memory for the sums of the group of rows that begins with `row`. It has [`Self::stride`] numbers for each row.
+    fn memory(&self, row: usize) -> *mut f32;
+
+    /// Numbers from a row of sums to the next.
+    fn stride(&self) -> usize;
+
+    /// Takes the sums of a group of rows, which have been written to [`Self::memory`].
     ///
     /// # Safety
-    /// The conditions of [`Vector`] hold. `row` is less than the number of rows that the sink was made for.
-    unsafe fn put(&self, row: usize, sums: [V; 2]);
+    /// The conditions of [`Vector`] hold, and the memory has the sums of all these rows.
+    unsafe fn finish<V: Vector>(&self, rows: Range<usize>);
 }
+
+/// Number of multiplications of each sum between two prefetches.
+const STEPS: usize = 16;
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
 
 /// Multiplies the first `count` rows by a block of `2 * LANES` columns, which is stored as
 /// `[runs * run_length][2 * LANES]`, and gives the sums to `sink`.
 ///
 /// # Safety
 /// The conditions of [`Vector`] hold. `rows` and `block` are valid for all numbers that the product reads, and `sink`
-/// takes `count` rows.
+/// has memory for `2 * LANES` numbers in each of `count` rows.
 #[inline(always)]
 pub(crate) unsafe fn multiply<V: Vector>(
     rows: Rows,
     count: usize,
     block: *const f32,
     prefetch: Prefetch,
-    sink: &impl Sink<V>,
+    sink: &impl Sink,
 ) {
-    let groups = count.div_ceil(V::ROWS);
-    let mut done = 0;
+    // Groups have nearly equal sizes. If 16 rows made groups of 12 and 4, the second would leave most registers unused.
+    let groups = count.div_ceil(rows.at_once.min(V::ROWS));
+    let (least, longer) = (count / groups, count % groups);
+    let stretches = rows.runs * rows.run_length.div_ceil(STEPS);
+    let mut lines = prefetch.length.div_ceil(LINE);
+    let lines_at_once = lines.div_ceil(groups * stretches);
+    let (mut starts, mut next, mut first) = (rows.starts, prefetch.start, 0);
     for group in 0..groups {
-        // Groups have nearly equal sizes. If 16 rows made groups of 14 and 2, the second would leave most registers
-        // unused.
-        let group_rows = (count - done).div_ceil(groups - group);
-        let prefetch = prefetch.part(group, groups);
-        macro_rules! multiply_exactly {
-            ($($rows:literal)*) => {
-                match group_rows {
-                    // SAFETY: guaranteed by the caller; the rows of all groups add up to `count`.
-                    $($rows if $rows <= V::ROWS => unsafe {
-                        multiply_group::<V, $rows>(rows.skip(done), block, prefetch, done, sink);
-                    },)*
-                    _ => unreachable!("a group has 1 to ROWS rows"),
-                }
-            };
+        let size = least + usize::from(group < longer);
+        let ahead = lines.min(lines_at_once * stretches);
+        let product = GroupProduct {
+            rows: Rows { starts, ..rows },
+            block,
+            next,
+            lines: ahead,
+            lines_at_once,
+            sums: sink.memory(first),
+            stride: sink.stride(),
+        };
+        // SAFETY: guaranteed by the caller; the rows of all groups add up to `count`.
+        unsafe {
+            V::KERNELS[size - 1](&product);
+            sink.finish::<V>(first..first + size);
         }
-        multiply_exactly!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-        done += group_rows;
+        (starts, next) = (starts.wrapping_add(size), next.wrapping_add(ahead * LINE));
+        (first, lines) = (first + size, lines - ahead);
     }
 }
 
-/// Multiplies `ROWS` rows, the first of which is row `first` for the sink. `ROWS` is a constant, so that the compiler
-/// keeps the sums in registers.
+/// A function that multiplies a group of rows. It is called through a pointer, so that the compiler cannot inline it: an
+/// inlined kernel was seen to lose registers to the code around it, and to keep sums in memory.
 ///
 /// # Safety
-/// The conditions of [`multiply`] hold.
-#[inline(always)]
-unsafe fn multiply_group<V: Vector, const ROWS: usize>(
+/// The conditions of [`multiply`] hold, and the group has as many rows as the kernel is made for.
+pub(crate) type Kernel = unsafe fn(&GroupProduct);
+
+/// A product of a group of rows.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupProduct {
     rows: Rows,
     block: *const f32,
-    prefetch: Prefetch,
-    first: usize,
-    sink: &impl Sink<V>,
-) {
-    // SAFETY: guaranteed by the caller.
-    unsafe {
-        let zero = V::splat(0.0);
-        let mut sums = [[zero; 2]; ROWS];
-        let (mut columns, mut next) = (block, prefetch.start);
-        let step = prefetch.length.div_ceil(rows.runs * rows.run_length);
-        for run in 0..rows.runs {
-            let start = rows.start.add(run * rows.run_stride);
-            for k in 0..rows.run_length {
-                let (left, right) = (V::load(columns), V::load(columns.add(V::LANES)));
-                V::prefetch(next);
-                V::prefetch(next.wrapping_add(step / 2));
-                next = next.wrapping_add(step);
-                for row in 0..ROWS {
-                    let factor = V::splat(*start.add(row * rows.stride + k));
-                    sums[row][0] = factor.mul_add(left, sums[row][0]);
-                    sums[row][1] = factor.mul_add(right, sums[row][1]);
+    /// The first cache line to prefetch.
+    next: *const f32,
+    /// Number of cache lines to prefetch.
+    lines: usize,
+    /// Number of cache lines that are prefetched at once, every [`STEPS`] steps.
+    lines_at_once: usize,
+    /// The memory for the sums.
+    sums: *mut f32,
+    /// Numbers from a row of sums to the next.
+    stride: usize,
+}
+
+impl GroupProduct {
+    /// Multiplies `ROWS` rows. `ROWS` is a constant, so that the compiler keeps the sums in registers.
+    ///
+    /// # Safety
+    /// See [`Kernel`].
+    #[inline(always)]
+    pub(crate) unsafe fn multiply<V: Vector, const ROWS: usize>(&self) {
+        let Self { rows, block, mut next, mut lines, lines_at_once, sums: to, stride } = *self;
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            let zero = V::splat(0.0);
+            let mut sums = [[zero; 2]; ROWS];
+            let mut columns = block;
+            for run in 0..rows.runs {
+                let starts = rows.starts.add(run * rows.pitch);
+                let mut from: [*const f32; ROWS] =
+                    std::array::from_fn(|row| (*starts.add(row)).wrapping_add(rows.offset));
+                let mut left = rows.run_length;
+                while left > 0 {
+                    for _ in 0..lines_at_once.min(lines) {
+                        V::prefetch(next);
+                        next = next.wrapping_add(LINE);
+                        lines -= 1;
+                    }
+                    let steps = left.min(STEPS);
+                    for k in 0..steps {
+                        let (first, second) = (V::load(columns), V::load(columns.add(V::LANES)));
+                        for row in 0..ROWS {
+                            let factor = V::splat(*from[row].add(k));
+                            sums[row][0] = factor.mul_add(first, sums[row][0]);
+                            sums[row][1] = factor.mul_add(second, sums[row][1]);
+                        }
+                        columns = columns.add(2 * V::LANES);
+                    }
+                    from = from.map(|row| row.wrapping_add(steps));
+                    left -= steps;
                 }
-                columns = columns.add(2 * V::LANES);
             }
-        }
-        for (row, sums) in sums.into_iter().enumerate() {
-            sink.put(first + row, sums);
+            for (row, [first, second]) in sums.into_iter().enumerate() {
+                let to = to.add(row * stride);
+                first.store(to);
+                second.store(to.add(V::LANES));
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ mod portable;
 
 pub(crate) use portable::Portable;
 
+use crate::product::Kernel;
+
 /// A vector register of [`Vector::LANES`] numbers.
 ///
 /// # Safety
@@ -16,9 +18,12 @@ pub(crate) use portable::Portable;
 pub(crate) trait Vector: Copy {
     /// How many numbers a vector has; at most 16.
     const LANES: usize;
-    /// Number of rows of a product that are computed together. The sums of these rows by two vectors of columns fit the
-    /// registers, and leave some registers for the factors.
-    const ROWS: usize;
+    /// The functions that multiply a group of 1, 2, 3, … rows of a product, each compiled with the instructions of the
+    /// vector. The sums of the largest group by two vectors of columns fit the registers, and leave some registers for
+    /// the factors.
+    const KERNELS: &[Kernel];
+    /// Largest number of rows of a product that are computed together.
+    const ROWS: usize = Self::KERNELS.len();
 
     /// `number` in every lane.
     unsafe fn splat(number: f32) -> Self;
@@ -34,6 +39,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The larger number of each lane. If one of the two is NaN, the result is the number of `other`.
     unsafe fn max(self, other: Self) -> Self;
+    /// The larger number of each lane; NaN if one of the two is NaN.
+    unsafe fn max_or_nan(self, other: Self) -> Self;
     /// Asks the processor to bring the cache line of `address` into the second-level cache. Any address is allowed.
     unsafe fn prefetch(address: *const f32);
 

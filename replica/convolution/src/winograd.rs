@@ -9,7 +9,7 @@ mod convolution;
 mod filter;
 mod transform;
 
-use crate::partition::{check_lengths, part_range};
+use crate::partition::{check_lengths, divide};
 use crate::{BatchShape, Epilogue, Executor};
 use convolution::{WinogradConvolution, WinogradPart};
 
@@ -41,15 +41,7 @@ pub fn convolve(
         return;
     }
     let convolution = WinogradConvolution::new(input, shape, (tiles_down, tiles_across), filter, epilogue, output);
-    let blocks = filter.blocks();
-    let (parts, by_tiles) = match executor.parts().max(1) {
-        parts if tiles / parts >= LEAST_TILES_OF_PART || blocks == 1 => (parts.min(tiles), true),
-        parts => (parts.min(blocks), false),
-    };
-    executor.run(parts, &|index| {
-        convolution.run(match by_tiles {
-            true => WinogradPart { tiles: part_range(tiles, parts, index), blocks: 0..blocks },
-            false => WinogradPart { tiles: 0..tiles, blocks: part_range(blocks, parts, index) },
-        });
+    divide((tiles, LEAST_TILES_OF_PART), filter.blocks(), executor, |tiles, blocks| {
+        convolution.run(WinogradPart { tiles, blocks });
     });
 }

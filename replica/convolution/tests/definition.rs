@@ -10,6 +10,9 @@ use proptest::prelude::*;
 /// The only geometry that Winograd's filtering can compute.
 const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
 
+/// A filter of one pixel, as in half of the layers of a ResNet-50.
+const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
+
 /// An algorithm, and the instructions or the unit that computes it.
 #[derive(Debug, Clone, Copy)]
 enum Algorithm {
@@ -124,12 +127,12 @@ impl Case {
         sum
     }
 
-    /// Largest difference from `expected`, as a share of the largest possible sum; NaN if any output is NaN.
-    fn error(&self, expected: &[f64], algorithm: Algorithm, executor: &dyn Executor) -> f64 {
+    /// The output of an algorithm.
+    fn output(&self, algorithm: Algorithm, executor: &dyn Executor) -> Vec<f32> {
         let (weights, bias) = (&self.weights, &self.bias);
         let epilogue = Epilogue { residual: self.residual.as_deref(), nonlinearity: self.nonlinearity };
         // An output that is not written stays NaN.
-        let mut output = vec![f32::NAN; expected.len()];
+        let mut output = vec![f32::NAN; self.geometry.output(self.shape).pixels() * self.bias.len()];
         match algorithm {
             Algorithm::Winograd(tile, instructions) => {
                 let filter = WinogradFilter::new(weights, bias, self.inputs, tile, instructions);
@@ -144,6 +147,12 @@ impl Case {
                 direct::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
             }
         }
+        output
+    }
+
+    /// Largest difference from `expected`, as a share of the largest possible sum; NaN if any output is NaN.
+    fn error(&self, expected: &[f64], algorithm: Algorithm, executor: &dyn Executor) -> f64 {
+        let output = self.output(algorithm, executor);
         // The magnitudes of all products, of the bias and of the residual are 1 at most.
         let scale = (self.geometry.side * self.geometry.side * self.inputs + 2) as f64;
         let differences = output.iter().zip(expected).map(|(found, expected)| (f64::from(*found) - expected).abs());
@@ -238,6 +247,86 @@ fn a_slice_of_the_wrong_length_panics() {
     let mut case = Case::new(shape, THREE, 3, 2, false, false);
     case.input.pop();
     case.error(&[0.0; 32], Algorithm::Direct(Instructions::Portable), &CurrentThread);
+}
+
+#[test]
+#[should_panic(expected = "larger than the memory")]
+fn a_shape_whose_size_wraps_around_panics() {
+    // 2⁶² × 4 wraps around to 0, the length of the slices.
+    let filter = DirectFilter::new(&[1.0], &[0.0], 1, ONE, Instructions::Portable);
+    let shape = BatchShape { images: 1 << 62, height: 4, width: 1 };
+    direct::convolve(&[], shape, &filter, Epilogue::default(), &mut [], &CurrentThread);
+}
+
+#[test]
+#[should_panic(expected = "number of weights")]
+fn a_filter_whose_size_wraps_around_panics() {
+    // The square of 2³² wraps around to 0, the number of weights.
+    let geometry = Geometry { side: 1 << 32, stride: 1, padding: 0 };
+    DirectFilter::new(&[], &[0.0], 1, geometry, Instructions::Portable);
+}
+
+#[test]
+#[should_panic(expected = "beyond the memory")]
+fn padding_whose_size_wraps_around_panics() {
+    Geometry { side: 1, stride: 1, padding: 1 << 63 }.output(BatchShape { images: 1, height: 1, width: 1 });
+}
+
+/// Every algorithm accepts a filter that moves far beyond a widely padded image, or panics. None reads outside it.
+#[test]
+fn enormous_strides_and_paddings_read_no_other_memory() {
+    for (side, padding, stride) in [(1, 1 << 61, 1 << 62), (1, (1 << 61) - 1, 1 << 61), (3, 1 << 60, 1 << 61)] {
+        let geometry = Geometry { side, stride, padding };
+        let shape = BatchShape { images: 1, height: 1, width: 1 };
+        assert!(geometry.output(shape).pixels() <= 4, "{geometry:?}");
+        for inputs in [1, 8, 16, 40] {
+            let case = Case::new(shape, geometry, inputs, 3, false, false);
+            let expected = case.defined();
+            for (algorithm, bound) in Algorithm::all(geometry) {
+                let computed = std::panic::catch_unwind(|| case.error(&expected, algorithm, &CurrentThread));
+                assert!(computed.is_err() || computed.is_ok_and(|error| error < bound), "{algorithm:?} {geometry:?}");
+            }
+        }
+    }
+}
+
+/// Runs the first part twice and never the last one.
+struct Repeating;
+
+impl Executor for Repeating {
+    fn parts(&self) -> usize {
+        2
+    }
+
+    fn run(&self, _parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        work(0);
+        work(0);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a second time")]
+fn an_executor_that_repeats_a_part_panics() {
+    let shape = BatchShape { images: 2, height: 8, width: 8 };
+    let case = Case::new(shape, THREE, 16, 64, false, false);
+    case.error(&[0.0; 2 * 64 * 64], Algorithm::Direct(Instructions::Portable), &Repeating);
+}
+
+#[test]
+fn one_nan_or_infinity_reaches_the_outputs_of_its_windows() {
+    let shape = BatchShape { images: 1, height: 7, width: 7 };
+    // NaN with the payloads that rounding could turn into infinity or zero, and infinity.
+    let payloads = [0x7fc0_0000, 0x7f80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7f80_0000].map(f32::from_bits);
+    for (geometry, number) in [THREE, ONE].into_iter().flat_map(|geometry| payloads.map(|number| (geometry, number))) {
+        let mut case = Case::new(shape, geometry, 16, 32, false, true);
+        case.input[24 * 16 + 5] = number;
+        for (algorithm, _) in Algorithm::all(geometry) {
+            let output = case.output(algorithm, &CurrentThread);
+            let centre = &output[24 * 32..][..32];
+            let lost = |output: &f32| output.is_finite() && (number.is_nan() || *output != 0.0);
+            assert!(!centre.iter().any(lost), "{algorithm:?} {geometry:?} {number}: {centre:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Chooses the engine for a network on this machine: the fastest engine whose logits agree with the reference's.
 //!
-//! The reference is libtorch's plain pass, with the weights in the order of the file. All timed passes have as many
-//! synthetic images as the largest batch (`--max-batch`).
+//! The reference is libtorch's plain pass of a few synthetic pictures, with the weights in the order of the file. Timed
+//! passes have at most as many pictures, also if `--max-batch` is larger: a start must not take longer for it.
 
 use super::folded::FoldedConvolution;
 use super::fused::{FusedModel, MatrixUnit, NetworkPlan};
 use super::libtorch::{LibtorchModel, MemoryFormat, TensorOptions};
 use super::network::Network;
-use super::tuning::tune;
+use super::tuning::{LAST_SWITCH, tune};
 use super::{InferenceError, Input, Model, warm_up};
 use convolution::amx::TileUnit;
 use std::sync::Arc;
@@ -30,6 +30,10 @@ const TRIES: usize = 2;
 /// 2.3 times as fast as in the first pass.
 const MAX_LIBTORCH_SPEEDUP: u32 = 3;
 
+/// libtorch replaces this project's convolutions only if it takes less than this share of their time. Times vary by some
+/// percent, and starts should choose the same.
+const CLEARLY_FASTER: f64 = 0.93;
+
 /// `--kernel`: the engine for convolutions on the CPU in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum KernelChoice {
@@ -44,7 +48,7 @@ pub enum KernelChoice {
 /// The chosen engine.
 pub(super) enum Choice {
     Fused(Arc<NetworkPlan>),
-    Libtorch(MemoryFormat),
+    Libtorch(LibtorchModel),
 }
 
 /// The sizes of the forward passes that an engine is chosen for.
@@ -70,7 +74,7 @@ pub(super) fn choose(
 ) -> Result<Choice, InferenceError> {
     let comparison = EngineComparison::new(network, limits)?;
     match kernel {
-        KernelChoice::Libtorch => Ok(Choice::Libtorch(MemoryFormat::ChannelsLast)),
+        KernelChoice::Libtorch => Ok(Choice::Libtorch(comparison.libtorch(MemoryFormat::ChannelsLast)?)),
         KernelChoice::Winograd if comparison.has_groups() => Err(InferenceError::new(
             "--kernel winograd: only libtorch computes convolutions with groups (ResNeXt); give --kernel auto",
         )),
@@ -84,17 +88,17 @@ pub(super) fn choose(
     }
 }
 
-/// A network, the images on which engines are compared, and the reference's logits for these images.
+/// A network, the pictures on which engines are compared, and the reference's logits for these pictures.
 struct EngineComparison<'a> {
     network: &'a Network<FoldedConvolution>,
     limits: PassLimits,
-    images: Vec<Input>,
+    pictures: Vec<Input>,
     reference: Vec<Vec<f32>>,
-    /// The time of the reference's pass, which is libtorch's first pass.
+    /// The time of the reference's pass for one picture. It is libtorch's first pass.
     reference_time: Duration,
 }
 
-/// This project's convolutions after tuning, with the time of a pass.
+/// This project's convolutions after tuning, with the time for one picture.
 struct OwnKernels {
     plan: Arc<NetworkPlan>,
     time: Duration,
@@ -104,14 +108,19 @@ struct OwnKernels {
 
 impl<'a> EngineComparison<'a> {
     fn new(network: &'a Network<FoldedConvolution>, limits: PassLimits) -> Result<Self, InferenceError> {
-        let images = warm_up::images(limits.max_batch, limits.side);
+        let pictures = warm_up::pictures(limits.side);
         let options = TensorOptions { format: MemoryFormat::WeightsAsStored, ..TensorOptions::CPU_F32 };
         let mut model = LibtorchModel::new(network, options, limits.side)?;
-        let (reference, reference_time) = timed(&mut model, &images, 1)?;
+        let (reference, reference_time) = timed(&mut model, &pictures, 1)?;
         if reference.iter().flatten().any(|logit| !logit.is_finite()) {
             return Err(InferenceError::new("the weights give logits that are not finite numbers; give other weights"));
         }
-        Ok(Self { network, limits, images, reference, reference_time })
+        Ok(Self { network, limits, pictures, reference, reference_time })
+    }
+
+    /// The pictures of a timed pass: all, or as many as a batch may have.
+    fn timed_pictures(&self) -> &[Input] {
+        &self.pictures[..self.pictures.len().min(self.limits.max_batch)]
     }
 
     /// The fastest engine whose logits agree with the reference's.
@@ -123,23 +132,24 @@ impl<'a> EngineComparison<'a> {
             self.log_choice("own kernels", own.time);
             return Ok(Choice::Fused(own.plan.clone()));
         }
-        let mut candidates = Vec::new();
+        // If the own logits agree, the own kernels are the default.
+        let least = own.as_ref().map_or(Duration::MAX, |own| own.time.mul_f64(CLEARLY_FASTER));
+        let mut fastest = None;
         for (name, format) in
             [("libtorch", MemoryFormat::ChannelsLast), ("libtorch in oneDNN's layout", MemoryFormat::OneDnn)]
         {
-            match self.libtorch(format) {
-                Ok((logits, time)) if self.agrees(name, &logits, TOLERANCE) => {
-                    candidates.push((name, time, Choice::Libtorch(format)));
+            match self.timed_libtorch(format) {
+                Ok((model, logits, time)) if self.agrees(name, &logits, TOLERANCE) => {
+                    if time < fastest.as_ref().map_or(least, |(_, time, _)| *time) {
+                        fastest = Some((name, time, Choice::Libtorch(model)));
+                    }
                 }
                 Ok(_) => {}
                 Err(failure) => tracing::debug!(%failure, "{name} cannot compute this network"),
             }
         }
-        if let Some(own) = own {
-            candidates.push(("own kernels", own.time, Choice::Fused(own.plan)));
-        }
-        let fastest = candidates.into_iter().min_by_key(|(_, time, _)| *time);
-        let (name, time, choice) = fastest.ok_or_else(|| {
+        let own = own.map(|own| ("own kernels", own.time, Choice::Fused(own.plan)));
+        let (name, time, choice) = fastest.or(own).ok_or_else(|| {
             InferenceError::new(
                 "the logits of all engines differ from libtorch's plain pass on this machine; give --kernel libtorch",
             )
@@ -168,30 +178,45 @@ impl<'a> EngineComparison<'a> {
     fn own(&self, matrix_unit: MatrixUnit) -> Result<OwnKernels, InferenceError> {
         let plan = Arc::new(tune(self.network, self.limits, matrix_unit)?);
         let mut model = FusedModel::new(plan.clone(), self.limits.side, self.limits.threads)?;
-        let (logits, time) = timed(&mut model, &self.images, 1)?;
         let tolerance = match matrix_unit {
             MatrixUnit::Use => TOLERANCE_OF_AMX,
             MatrixUnit::Avoid => TOLERANCE,
         };
-        let mut agrees = self.agrees("own kernels", &logits, tolerance);
-        if self.images.len() > 1 {
-            // A batch of one image may be computed by other algorithms than a larger batch.
-            agrees &= self.agrees("own kernels", &model.logits(&self.images[..1])?, tolerance);
+        let singly = self.pictures.iter().map(|picture| Ok(model.logits(std::slice::from_ref(picture))?.remove(0)));
+        let mut agrees = self.agrees("own kernels", &singly.collect::<Result<Vec<_>, InferenceError>>()?, tolerance);
+        if self.limits.max_batch > 1 {
+            // A batch may be computed by other algorithms than one image.
+            let count = self.limits.max_batch.min(LAST_SWITCH);
+            let repeated: Vec<Input> = self.pictures.iter().cycle().take(count).cloned().collect();
+            agrees &= self.agrees("own kernels", &model.logits(&repeated)?, tolerance);
         }
+        let (_, time) = timed(&mut model, self.timed_pictures(), TRIES)?;
         Ok(OwnKernels { plan, time, agrees })
     }
 
-    /// The logits and the time of libtorch's pass in a memory format. A first pass is not timed.
-    fn libtorch(&self, format: MemoryFormat) -> Result<(Vec<Vec<f32>>, Duration), InferenceError> {
+    /// libtorch's model in a memory format.
+    fn libtorch(&self, format: MemoryFormat) -> Result<LibtorchModel, InferenceError> {
         let options = TensorOptions { format, ..TensorOptions::CPU_F32 };
-        let mut model = LibtorchModel::new(self.network, options, self.limits.side)?;
-        model.logits(&self.images)?;
-        timed(&mut model, &self.images, TRIES)
+        LibtorchModel::new(self.network, options, self.limits.side)
     }
 
-    /// Whether `logits`, those of the first images, agree with the reference's. Logs the difference.
+    /// libtorch's model in a memory format, with its logits and its time for one picture. A first pass is not timed.
+    fn timed_libtorch(&self, format: MemoryFormat) -> Result<(LibtorchModel, Vec<Vec<f32>>, Duration), InferenceError> {
+        let mut model = self.libtorch(format)?;
+        let logits = model.logits(&self.pictures)?;
+        let (_, time) = timed(&mut model, self.timed_pictures(), TRIES)?;
+        Ok((model, logits, time))
+    }
+
+    /// Whether `logits`, those of the pictures in turn, agree with the reference's. Logs the difference.
     fn agrees(&self, name: &'static str, logits: &[Vec<f32>], tolerance: f32) -> bool {
-        let difference = difference(logits, &self.reference[..logits.len()]);
+        // Each picture has a scale of its own. With a common one, large logits of one picture would hide errors of others.
+        let of_each = logits
+            .iter()
+            .zip(self.reference.iter().cycle())
+            .map(|(own, reference)| difference(std::slice::from_ref(own), std::slice::from_ref(reference)));
+        // `f32::max` would return the number and drop NaN.
+        let difference = of_each.fold(0.0_f32, |largest, d| if largest.is_nan() || d <= largest { largest } else { d });
         let agrees = difference <= tolerance;
         match agrees {
             true => tracing::debug!(name, difference, "logits agree with libtorch's plain pass"),
@@ -202,14 +227,14 @@ impl<'a> EngineComparison<'a> {
         agrees
     }
 
-    /// Logs the chosen engine with the time for an image, in milliseconds.
+    /// Logs the chosen engine with the time for a picture, in milliseconds.
     fn log_choice(&self, name: &str, time: Duration) {
-        let milliseconds = time.as_secs_f64() / self.images.len() as f64 * 1e3;
+        let milliseconds = time.as_secs_f64() * 1e3;
         tracing::info!(milliseconds = (milliseconds * 100.0).round() / 100.0, "chosen engine: {name}");
     }
 }
 
-/// The logits of `images`, and the time of the fastest of `tries` passes.
+/// The logits of `images`, and the time for one image in the fastest of `tries` passes.
 fn timed(model: &mut dyn Model, images: &[Input], tries: usize) -> Result<(Vec<Vec<f32>>, Duration), InferenceError> {
     let mut fastest = Duration::MAX;
     let mut logits = Vec::new();
@@ -218,7 +243,7 @@ fn timed(model: &mut dyn Model, images: &[Input], tries: usize) -> Result<(Vec<V
         logits = model.logits(images)?;
         fastest = fastest.min(start.elapsed());
     }
-    Ok((logits, fastest))
+    Ok((logits, fastest / u32::try_from(images.len().max(1)).unwrap_or(u32::MAX)))
 }
 
 /// The largest difference of a logit from the reference's, as a share of the reference's largest logit; NaN if any

@@ -13,7 +13,7 @@ use super::torchscript::{self, TorchScriptModel};
 use super::weights::{self, Weights};
 use super::{Architecture, InferenceError, Model, warm_up};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tch::CModule;
 
 /// Number of images on which another device or precision is compared with the CPU in f32.
@@ -45,7 +45,9 @@ pub struct ModelFactory {
 /// The engine that computes the model, with the data that all copies of the model share.
 enum Backend {
     Fused(Arc<NetworkPlan>),
-    Libtorch(Network<FoldedConvolution>, TensorOptions),
+    /// The model of which each worker gets a shared one. The lock is there because tensors may move to another thread,
+    /// but not be used by two threads through one reference.
+    Libtorch(Mutex<LibtorchModel>),
     TorchScript(Arc<CModule>, TensorOptions),
     #[cfg(feature = "onnx")]
     Onnx(OnnxNetwork),
@@ -114,7 +116,7 @@ impl ModelFactory {
     pub fn model(&self) -> Result<Box<dyn Model>, InferenceError> {
         Ok(match &self.backend {
             Backend::Fused(plan) => Box::new(FusedModel::new(plan.clone(), self.side, self.threads)?),
-            Backend::Libtorch(network, options) => Box::new(LibtorchModel::new(network, *options, self.side)?),
+            Backend::Libtorch(model) => Box::new(model.lock().unwrap_or_else(PoisonError::into_inner).share()),
             Backend::TorchScript(module, options) => {
                 Box::new(TorchScriptModel::new(module.clone(), *options, self.side))
             }
@@ -146,11 +148,11 @@ impl Backend {
                 );
             }
             log_accuracy(&network, options, side)?;
-            return Ok((Self::Libtorch(network, options), classes));
+            return Ok((Self::Libtorch(Mutex::new(LibtorchModel::new(&network, options, side)?)), classes));
         }
         let backend = match choice::choose(&network, kernel, PassLimits { side, max_batch, threads })? {
             Choice::Fused(plan) => Self::Fused(plan),
-            Choice::Libtorch(format) => Self::Libtorch(network, TensorOptions { format, ..options }),
+            Choice::Libtorch(model) => Self::Libtorch(Mutex::new(model)),
         };
         Ok((backend, classes))
     }
@@ -160,7 +162,9 @@ impl fmt::Display for ModelFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.backend {
             Backend::Fused(plan) => write!(f, "own kernels, {}", plan.units()),
-            Backend::Libtorch(_, options) => write!(f, "libtorch, {options}"),
+            Backend::Libtorch(model) => {
+                write!(f, "libtorch, {}", model.lock().unwrap_or_else(PoisonError::into_inner).options())
+            }
             Backend::TorchScript(_, options) => write!(f, "TorchScript, {options}"),
             #[cfg(feature = "onnx")]
             Backend::Onnx(_) => f.write_str("ONNX Runtime, Cpu, Float"),

@@ -32,7 +32,8 @@ pub(super) enum MatrixUnit {
 }
 
 impl Algorithm {
-    /// The algorithms that are worth measuring for a layer: one or two.
+    /// The algorithms that are worth measuring for a layer: one or two. The first is the default, which is used unless
+    /// the second is clearly faster.
     ///
     /// Larger tiles need fewer multiplications and more weights. If a batch is one image and the layer has many
     /// weights, reading more weights takes longer than the multiplications that larger tiles save.
@@ -47,7 +48,10 @@ impl Algorithm {
             (true, false, MatrixUnit::Use) => &[Self::Winograd(TileSize::Four), Self::Amx],
             (false, _, MatrixUnit::Use) => &[Self::Direct, Self::Amx],
             (true, true, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Two)],
-            (true, false, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Two), Self::Winograd(TileSize::Four)],
+            (true, false, MatrixUnit::Avoid) if is_long => {
+                &[Self::Winograd(TileSize::Two), Self::Winograd(TileSize::Four)]
+            }
+            (true, false, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Four), Self::Winograd(TileSize::Two)],
             (false, _, MatrixUnit::Avoid) => &[Self::Direct],
         }
     }

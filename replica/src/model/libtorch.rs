@@ -65,6 +65,11 @@ impl LibtorchLayer {
         })
     }
 
+    /// The same layer, for another thread. Both use the same memory.
+    fn share(&self) -> Self {
+        Self { weights: self.weights.shallow_clone(), bias: self.bias.shallow_clone(), ..*self }
+    }
+
     /// The layer for images that are oneDNN's tensors.
     fn into_onednn(self) -> Result<Self, TchError> {
         let (stride, padding, groups) = (self.stride, self.padding, self.groups);
@@ -143,6 +148,17 @@ impl LibtorchModel {
         // The input of the head is a dense tensor in every format; see `average_pool`.
         layers.head = LibtorchLayer::new(&network.head, options)?;
         Ok(Self { network: layers, options, side })
+    }
+
+    /// The same model, for another thread. Both use the same memory for their weights.
+    pub(super) fn share(&self) -> Self {
+        let Self { ref network, options, side } = *self;
+        Self { network: network.each_ref().map(LibtorchLayer::share), options, side }
+    }
+
+    /// The device, precision and memory format of the model.
+    pub(super) fn options(&self) -> TensorOptions {
+        self.options
     }
 }
 

@@ -10,11 +10,23 @@ use convolution::{Geometry, Instructions, Nonlinearity};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Number of passes of which the fastest counts. Other load on the machine only makes a pass slower.
-const TRIES: usize = 2;
+/// Number of timed passes, of which the fastest counts. Other load on the machine only makes a pass slower.
+const TRIES: usize = 3;
 
 /// Largest number of algorithms that are measured for a layer.
 const VARIANTS: usize = 2;
+
+/// The most images of a measured pass. The times of larger batches are on the line through the times of one image and
+/// of this number, so that a start takes no longer with a larger `--max-batch`.
+const MEASURED_BATCH: usize = 4;
+
+/// The most images from which on another algorithm may be used. The agreement with the reference is tested with this
+/// number of images, so that it tests every algorithm of a plan.
+pub(super) const LAST_SWITCH: usize = 8;
+
+/// An alternative replaces the default only if it takes less than this share of the default's time. Times vary by some
+/// percent, and starts should choose the same.
+const CLEARLY_FASTER: f64 = 0.93;
 
 /// The sizes of a layer. Layers of equal sizes are assumed to take equal times, and get the same algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,14 +60,15 @@ pub(super) fn tune(
     let instructions = engine.instructions;
     let candidates = network.each_ref().map(|layer| Candidates::new(layer, max_batch, matrix_unit, instructions));
     let for_one = measure(&candidates, &mut engine, 1, side)?;
-    let for_batch = match max_batch {
+    let measured = max_batch.min(MEASURED_BATCH);
+    let for_batch = match measured {
         1 => for_one.clone(),
-        _ => measure(&candidates, &mut engine, max_batch, side)?,
+        _ => measure(&candidates, &mut engine, measured, side)?,
     };
     let network = candidates.map(|candidates| candidates.select(&for_one, &for_batch, max_batch));
     let mut plan = NetworkPlan { network, batched_from: 0 };
     if max_batch > 1 {
-        plan.batched_from = tune_batched_from(&mut plan, &mut engine, &warm_up::images(max_batch, side), side)?;
+        plan.batched_from = tune_batched_from(&mut plan, &mut engine, &warm_up::images(measured, side), side)?;
     }
     Ok(plan)
 }
@@ -69,11 +82,11 @@ impl Candidates {
     }
 
     /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, according to the
-    /// times for one image and for `max_batch` images.
+    /// times for one image and for [`MEASURED_BATCH`] images, or `max_batch` if that is less.
     fn select(self, for_one: &Seconds, for_batch: &Seconds, max_batch: usize) -> Layer {
         let Self { sizes, filters } = self;
-        let cost =
-            |variant: usize| LinearCost::through(for_one[&sizes][variant], for_batch[&sizes][variant], max_batch);
+        let measured = max_batch.min(MEASURED_BATCH);
+        let cost = |variant: usize| LinearCost::through(for_one[&sizes][variant], for_batch[&sizes][variant], measured);
         let variants = filters.len();
         tracing::debug!(?sizes, first = ?cost(0), second = ?cost(1), variants, "measured the variants of a layer");
         let mut filters = filters.into_iter();
@@ -89,8 +102,8 @@ impl Candidates {
     }
 }
 
-/// Times all layers in forward passes of `count` images. Layers of equal sizes use the kernel variants in turn; the
-/// second pass begins with the other variant.
+/// Times all layers in forward passes of `count` images, after a pass that is not timed: the first use of memory is
+/// slow. Layers of equal sizes use the kernel variants in turn, and each pass begins with the other variant.
 fn measure(
     candidates: &Network<Candidates>,
     engine: &mut FusedEngine,
@@ -99,7 +112,12 @@ fn measure(
 ) -> Result<Seconds, InferenceError> {
     let images = engine.batch(&warm_up::images(count, side), side);
     let mut seconds = Seconds::new();
-    for turn in 0..VARIANTS {
+    // A layer whose sizes no other layer has uses a variant in every second pass, so there are two passes for each try.
+    for turn in 0..VARIANTS * TRIES {
+        if turn == VARIANTS {
+            // The passes so far were the first uses of each variant's memory.
+            seconds.clear();
+        }
         let mut timing = TimingEngine { engine, turn, passed: HashMap::new(), seconds: &mut seconds };
         let logits = candidates.forward(&mut timing, &images)?;
         engine.release(logits);
@@ -108,27 +126,31 @@ fn measure(
     Ok(seconds)
 }
 
-/// The value of [`NetworkPlan::batched_from`] with which `images` take the least time: 0, or the index of a block that
-/// begins a stage.
+/// The value of [`NetworkPlan::batched_from`] with which `images` take the least time: the index of a block that begins
+/// a stage, or 0. The default is the middle one, and another must be clearly faster.
 fn tune_batched_from(
     plan: &mut NetworkPlan,
     engine: &mut FusedEngine,
     images: &[Input],
     side: usize,
 ) -> Result<usize, InferenceError> {
-    let mut fastest = (Duration::MAX, 0);
     let starts: Vec<usize> = std::iter::once(0).chain(plan.network.stage_starts()).collect();
-    for batched_from in starts {
-        plan.batched_from = batched_from;
-        for _ in 0..TRIES {
-            let start = Instant::now();
+    let mut times = vec![Duration::MAX; starts.len()];
+    for _ in 0..TRIES {
+        for (&start, fastest) in starts.iter().zip(&mut times) {
+            plan.batched_from = start;
+            let begin = Instant::now();
             let logits = plan.forward(engine, images, side)?;
-            fastest = fastest.min((start.elapsed(), batched_from));
+            *fastest = begin.elapsed().min(*fastest);
             engine.release(logits);
         }
     }
-    tracing::debug!(block = fastest.1, "all images of a batch are computed together from this block on");
-    Ok(fastest.1)
+    let default = starts.len() / 2;
+    let best = (0..starts.len()).min_by_key(|&index| times[index]).unwrap_or(default);
+    let is_clear = times[best].as_secs_f64() < CLEARLY_FASTER * times[default].as_secs_f64();
+    let chosen = starts[if is_clear { best } else { default }];
+    tracing::debug!(block = chosen, ?starts, ?times, "all images of a batch are computed together from this block on");
+    Ok(chosen)
 }
 
 /// The time of a layer as a linear function of the number of images, in seconds.
@@ -162,10 +184,12 @@ enum Fastest {
     SecondFrom(usize),
 }
 
-/// Compares two kernel variants for up to `max_batch` images.
+/// Compares two kernel variants for up to `max_batch` images. The first one is the default. The variant may change at a
+/// power of two up to [`LAST_SWITCH`]: at finer steps, noise would move the change from start to start.
 fn fastest(first: LinearCost, second: LinearCost, max_batch: usize) -> Fastest {
-    let is_second = |images: usize| second.seconds(images) < first.seconds(images);
-    let change = (2..=max_batch).find(|&images| is_second(images) != is_second(1));
+    let is_second = |images: usize| second.seconds(images) < CLEARLY_FASTER * first.seconds(images);
+    let powers = (1..).map(|power| 1 << power).take_while(|&images| images <= max_batch.min(LAST_SWITCH));
+    let change = powers.into_iter().find(|&images| is_second(images) != is_second(1));
     match (is_second(1), change) {
         (false, None) => Fastest::First,
         (true, None) => Fastest::Second,
@@ -226,16 +250,35 @@ mod tests {
     fn the_variant_changes_where_the_lines_cross() {
         // The seconds for one image and for eight images, of each variant.
         for (first, second, expected) in [
-            ((5.0, 40.0), (9.0, 19.0), Fastest::SecondFrom(3)),
-            ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(3)),
+            ((5.0, 40.0), (9.0, 19.0), Fastest::SecondFrom(4)),
+            ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(4)),
             ((5.0, 40.0), (4.0, 32.0), Fastest::Second),
             ((5.0, 40.0), (6.0, 48.0), Fastest::First),
-            ((5.0, 40.0), (11.0, 39.0), Fastest::SecondFrom(8)),
+            ((5.0, 40.0), (11.0, 36.0), Fastest::SecondFrom(8)),
         ] {
             let cost = |(one, all)| LinearCost::through(one, all, 8);
             assert_eq!(fastest(cost(first), cost(second), 8), expected, "{first:?} {second:?}");
         }
         let cost = |one| LinearCost::through(one, one, 1);
         assert_eq!(fastest(cost(5.0), cost(4.0), 1), Fastest::Second);
+    }
+
+    #[test]
+    fn noise_of_some_percent_changes_no_choice() {
+        // Two variants of equal speed, whose measured times differ by up to 3 % in either direction.
+        for noise in (-3..=3).map(|percent| 1.0 + f64::from(percent) / 100.0) {
+            for (one, four) in [(1.0, 4.0), (1.5, 3.0), (0.2, 0.8)] {
+                let exact = LinearCost::through(one, four, 4);
+                let noisy = LinearCost::through(one * noise, four / noise, 4);
+                assert_eq!(fastest(exact, noisy, 4), Fastest::First, "{one} {four} {noise}");
+                assert_eq!(fastest(noisy, exact, 4), Fastest::First, "{one} {four} {noise}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_variant_changes_at_more_images_than_are_tested() {
+        let (first, second) = (LinearCost::through(1.0, 4.0, 4), LinearCost::through(9.0, 9.1, 4));
+        assert_eq!(fastest(first, second, 64), Fastest::First, "the second is faster from 10 images on");
     }
 }

@@ -55,7 +55,8 @@ impl Decoders {
             Image::Tensor(input) => Ok(input),
         };
         catch_unwind(AssertUnwindSafe(convert)).unwrap_or_else(|_panic| {
-            let message = "the image could not be converted to the model's input; the log of the replica has the reason";
+            let message =
+                "the image could not be converted to the model's input; the log of the replica has the reason";
             Err(RequestError::new(Code::Internal, message))
         })
     }

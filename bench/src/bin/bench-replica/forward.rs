@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use replica::model::{
-    Device, Input, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup, WeightsSource,
+    Device, Input, Instructions, KernelChoice, Model, ModelFactory, ModelFile, ModelSource, Precision, Setup,
+    WeightsSource,
 };
 use replica::preprocess;
 use replica::transform::Transform;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// The same as --precision of the replica
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    /// Fastest vector instructions that may be used, such as avx2; by default all that the processor has
+    #[arg(long)]
+    instructions: Option<Instructions>,
 }
 
 /// Answers questions until standard input ends.
@@ -39,6 +43,9 @@ pub(crate) struct Args {
 /// # Errors
 /// If the model cannot be loaded or computed, or a question is malformed.
 pub(crate) fn run(args: Args) -> Result<()> {
+    if let Some(most) = args.instructions {
+        most.restrict();
+    }
     let Args { kernel, precision, threads, max_batch, .. } = args;
     let setup = Setup { kernel, device: Device::Cpu, precision, threads, max_batch };
     let side = Transform::IMAGENET.crop as usize;

@@ -29,17 +29,8 @@ impl AmxFilter {
     /// If the length of `weights` does not fit `bias`, `inputs` and `geometry`, if the side, the stride or a number of
     /// channels is zero, or if the processor lacks the unit.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, geometry: Geometry, unit: TileUnit) -> Self {
-        let (outputs, Geometry { side, stride, .. }) = (bias.len(), geometry);
-        assert!(
-            inputs > 0 && outputs > 0 && side > 0 && stride > 0,
-            "a convolution needs channels, a side and a stride"
-        );
+        let (outputs, side) = (geometry.check_filter(weights, bias, inputs), geometry.side);
         let taps = side * side;
-        assert_eq!(
-            weights.len(),
-            taps * outputs * inputs,
-            "number of weights for {outputs} x {inputs} channels of {geometry:?}"
-        );
         assert!(unit.is_available(), "this processor lacks {unit:?}");
         let blocks = outputs.div_ceil(COLUMNS);
         let index_of = |Tap { row, column, channel }| (channel * side + row) * side + column;

@@ -7,6 +7,7 @@
 
 use super::split::split;
 use super::tile_unit::{DEPTH, ROWS};
+use crate::batch_shape::product;
 use crate::{BatchShape, Geometry};
 
 /// Bytes of a `bf16`.
@@ -100,10 +101,10 @@ impl ImageLayout {
         let rows = outputs.height + (side - 1) / stride;
         let (columns, step) = match tile_row {
             TileRow::Channels => ((side - 1) / stride, DEPTH * SIZE),
-            TileRow::Pixels(channels) => ((DEPTH / channels - 1) / stride, stride * channels * SIZE),
+            TileRow::Pixels(channels) => ((DEPTH / channels - 1) / stride, bytes([stride, channels, SIZE])),
         };
         let pitch = outputs.width + columns;
-        let plane = rows * pitch * step;
+        let plane = bytes([rows, pitch, step]);
         // Bytes from a position to a block of channels of the pixel that is `row` rows and `column` columns further on
         // in the padded image.
         let offset = |block: usize, row: usize, column: usize| {
@@ -122,8 +123,11 @@ impl ImageLayout {
             TileRow::Pixels(_) => (phases, (0..side).map(|row| offset(0, row, 0)).collect()),
         };
         // A tile may begin at the last position, and then it reads past the end of the planes.
-        let low = (planes * plane + ROWS * step + DEPTH * SIZE).next_multiple_of(64);
-        Self { inputs, geometry, shape, tile_row, phases, rows, pitch, step, low, image_bytes: 2 * low, offsets }
+        let past = bytes([ROWS, step]) + DEPTH * SIZE;
+        let low = bytes([planes, plane]).saturating_add(past).checked_next_multiple_of(64);
+        let low = low.expect("a split image is smaller than the address space");
+        let image_bytes = bytes([2, low]);
+        Self { inputs, geometry, shape, tile_row, phases, rows, pitch, step, low, image_bytes, offsets }
     }
 
     /// Number of positions from the first output to the last.
@@ -190,7 +194,7 @@ impl ImageLayout {
         let (mut high_row, mut low_row) = (vec![0; numbers], vec![0; numbers]);
         // The length of a row of the plane, which has `stride` pixels for each position.
         let length = self.pitch * stride * channels;
-        let first = (padding * channels).min(length);
+        let first = padding.saturating_mul(channels).min(length);
         let mut rows = high.chunks_exact_mut(length).zip(low.chunks_exact_mut(length));
         for down in 0..self.phases {
             for (row, (high, low)) in rows.by_ref().take(self.rows).enumerate() {
@@ -207,6 +211,15 @@ impl ImageLayout {
             }
         }
     }
+}
+
+/// The product of `factors`.
+///
+/// # Panics
+/// If it does not fit the address space. A product that wraps around would make a tile read past the end of an image.
+fn bytes<const N: usize>(factors: [usize; N]) -> usize {
+    let bytes = product(factors).filter(|bytes| isize::try_from(*bytes).is_ok());
+    bytes.expect("a split image is smaller than the address space")
 }
 
 /// Splits `from` into `high` and `low`, which are at least as long. Their remaining numbers become zero.

@@ -1,10 +1,13 @@
 //! Splits a number of `f32` into the sum of two numbers of `bf16`, which are passed as their bits.
 
-/// The bits of the nearest number of `bf16`, ties to even.
+/// The bits of the nearest number of `bf16`, ties to even. NaN stays NaN.
 #[inline(always)]
 pub(super) fn to_bf16(number: f32) -> u16 {
     let bits = number.to_bits();
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // Rounding up the bits of NaN could give those of infinity or of zero. The highest bit of the fraction keeps NaN.
+    let nan = bits >> 16 | 0x40;
+    (if number.is_nan() { nan } else { rounded }) as u16
 }
 
 /// The number whose bits in `bf16` are `bits`.
@@ -39,9 +42,16 @@ mod tests {
 
     #[test]
     fn nan_and_infinity_do_not_become_finite() {
-        for whole in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for whole in [f32::INFINITY, f32::NEG_INFINITY] {
             let [high, low] = split(whole).map(from_bf16);
             assert!(!(high + low).is_finite(), "{whole}");
+        }
+        // All payloads of NaN whose upper or lower half is extreme.
+        for bits in
+            [0x7f80_0001, 0x7f80_ffff, 0x7fc0_0000, 0x7fff_0000, 0x7fff_8000, 0x7fff_ffff, 0xff80_0001, 0xffff_ffff]
+        {
+            let [high, low] = split(f32::from_bits(bits)).map(from_bf16);
+            assert!(high.is_nan() && low.is_nan(), "{bits:x}: {high} and {low}");
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use super::image_layout::ImageLayout;
 use super::split::from_bf16;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::Instructions;
 use crate::product::Prefetch;
 
 /// Rows of a tile.
@@ -38,7 +40,7 @@ impl TileUnit {
         match self {
             Self::Emulated => true,
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Self::Amx => amx::is_available(),
+            Self::Amx => Instructions::is_unrestricted() && amx::is_available(),
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
             Self::Amx => false,
         }

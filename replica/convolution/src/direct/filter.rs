@@ -3,6 +3,19 @@
 use crate::aligned::AlignedBuffer;
 use crate::{Geometry, Instructions};
 
+/// Images with fewer channels than this number are copied with their padding, so that a run is a row of the filter. With
+/// runs of a few numbers, looking up addresses would take longer than multiplying.
+const FEW_CHANNELS: usize = 16;
+
+/// The runs of consecutive numbers of which the inputs of an output consist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// A run is all channels of the pixel under one tap of the filter.
+    Taps,
+    /// A run is all channels of the pixels under one row of the filter.
+    FilterRows,
+}
+
 /// Weights and bias of one direct convolution.
 pub struct DirectFilter {
     pub(crate) geometry: Geometry,
@@ -23,17 +36,8 @@ impl DirectFilter {
     /// If the length of `weights` does not fit `bias`, `inputs` and `geometry`, if the side, the stride or a number of
     /// channels is zero, or if the processor lacks the instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, geometry: Geometry, instructions: Instructions) -> Self {
-        let (outputs, Geometry { side, stride, .. }) = (bias.len(), geometry);
-        assert!(
-            inputs > 0 && outputs > 0 && side > 0 && stride > 0,
-            "a convolution needs channels, a side and a stride"
-        );
+        let (outputs, side) = (geometry.check_filter(weights, bias, inputs), geometry.side);
         let taps = side * side;
-        assert_eq!(
-            weights.len(),
-            taps * outputs * inputs,
-            "number of weights for {outputs} x {inputs} channels of {geometry:?}"
-        );
         assert!(instructions.is_available(), "this processor lacks {instructions:?}");
         let columns = instructions.columns();
         let blocks = outputs.div_ceil(columns);
@@ -58,6 +62,16 @@ impl DirectFilter {
     /// Number of output channels.
     pub fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// The runs of consecutive numbers of which the inputs of an output consist.
+    pub(super) fn runs(&self) -> Runs {
+        if self.inputs < FEW_CHANNELS { Runs::FilterRows } else { Runs::Taps }
+    }
+
+    /// Numbers of a block's weights.
+    pub(super) fn block_length(&self) -> usize {
+        self.weights.len() / self.blocks()
     }
 
     /// Number of blocks of output channels.

@@ -1,11 +1,25 @@
 //! Vectors of 16 numbers: AVX-512 Foundation.
 
 use super::Vector;
+use crate::product::{GroupProduct, Kernel};
 use std::arch::x86_64::*;
 
 impl Vector for __m512 {
     const LANES: usize = 16;
-    const ROWS: usize = 14;
+    const KERNELS: &[Kernel] = &[
+        kernel::<1>,
+        kernel::<2>,
+        kernel::<3>,
+        kernel::<4>,
+        kernel::<5>,
+        kernel::<6>,
+        kernel::<7>,
+        kernel::<8>,
+        kernel::<9>,
+        kernel::<10>,
+        kernel::<11>,
+        kernel::<12>,
+    ];
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -50,8 +64,20 @@ impl Vector for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn max_or_nan(self, other: Self) -> Self {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { _mm512_mask_mov_ps(_mm512_max_ps(self, other), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self), self) }
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(address: *const f32) {
         // SAFETY: a prefetch of any address never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
+    // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
+    unsafe { product.multiply::<__m512, ROWS>() }
 }

@@ -1,6 +1,7 @@
 //! Vectors of 4 numbers in plain arithmetic, which the compiler turns into the vector instructions of the target.
 
 use super::Vector;
+use crate::product::{GroupProduct, Kernel};
 
 /// A vector of four numbers that needs no particular processor.
 #[derive(Clone, Copy)]
@@ -15,7 +16,7 @@ impl Portable {
 
 impl Vector for Portable {
     const LANES: usize = 4;
-    const ROWS: usize = 4;
+    const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>];
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -57,5 +58,15 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn max_or_nan(self, other: Self) -> Self {
+        self.zip_with(other, |a, b| if a > b || a.is_nan() { a } else { b })
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(_address: *const f32) {}
+}
+
+unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
+    // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
+    unsafe { product.multiply::<Portable, ROWS>() }
 }

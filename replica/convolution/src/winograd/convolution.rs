@@ -4,6 +4,7 @@
 use super::filter::WinogradFilter;
 use super::transform::{F2, F4, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
+use crate::cache::second_level_bytes;
 use crate::instructions::VectorTask;
 use crate::product::{Prefetch, Rows, Sink, multiply};
 use crate::vector::Vector;
@@ -16,9 +17,9 @@ use std::ops::Range;
 /// distance of a power of two would compete for the same few sets of the first-level cache.
 const GAP: usize = 16;
 
-/// Largest number of tiles that are computed together, which are two groups of rows of a product with AVX-512. Their
-/// transforms fit the second-level cache.
-const TILES_AT_ONCE: usize = 28;
+/// The part of the second-level cache that transformed inputs may fill, as a divisor. The rest is for products and for
+/// weights that are prefetched.
+const CACHE_DIVISOR: usize = 2;
 
 /// Largest number of tiles that are computed together if the filter has more than [`LONG_FILTER`] numbers. The weights
 /// are read once for all tiles that are computed together, so more tiles take fewer reads of memory.
@@ -54,6 +55,8 @@ pub(crate) struct WinogradPart {
 struct ScratchSizes {
     /// Number of tiles that are computed together.
     tiles_at_once: usize,
+    /// Number of blocks of output channels that are computed together.
+    blocks_at_once: usize,
     /// Distance between two tiles in a plane of transformed inputs.
     input_row: usize,
     /// Distance between two planes of transformed inputs.
@@ -106,50 +109,62 @@ impl<'a> WinogradConvolution<'a> {
         scratch: &mut AlignedBuffer,
     ) {
         let columns = 2 * V::LANES;
-        let outputs = part.blocks.start * columns..self.filter.outputs.min(part.blocks.end * columns);
-        let sizes = self.scratch_sizes::<V>(&part);
-        let length = N * N * (sizes.input_plane + sizes.product_plane);
+        let sizes = self.scratch_sizes::<V>(&part, N * N);
+        let zeros = self.filter.inputs.next_multiple_of(GAP);
+        let length = zeros + N * N * (sizes.input_plane + sizes.product_plane);
         if scratch.len() < length {
             *scratch = AlignedBuffer::zeroed(length);
         }
+        let (zeros, scratch) = scratch.split_at_mut(zeros);
+        // An earlier convolution may have used this memory for something else.
+        zeros.fill(0.0);
         let (transformed, products) = scratch.split_at_mut(N * N * sizes.input_plane);
         let (transformed, products) = (transformed.as_mut_ptr(), products.as_mut_ptr());
-        let mut first = part.tiles.start;
-        while first < part.tiles.end {
-            let count = sizes.tiles_at_once.min(part.tiles.end - first);
-            // SAFETY: every plane has room for `tiles_at_once` rows, and `count` is at most that. `part.blocks` is a
-            // range of the blocks of the filter.
+        let starts: Vec<*const f32> = (0..sizes.tiles_at_once)
+            .map(|tile| transformed.wrapping_add(tile * sizes.input_row).cast_const())
+            .collect();
+        for first in part.tiles.clone().step_by(sizes.tiles_at_once) {
+            let tiles = first..part.tiles.end.min(first + sizes.tiles_at_once);
+            // SAFETY: every plane has room for `tiles_at_once` rows of all input channels, and of the columns of
+            // `blocks_at_once` blocks. The blocks are blocks of the filter.
             unsafe {
-                for index in 0..count {
+                for (index, tile) in tiles.clone().enumerate() {
                     let to = transformed.add(index * sizes.input_row);
-                    self.transform::<V, T, N, M>(first + index, to, sizes.input_plane);
+                    self.transform::<V, T, N, M>(tile, zeros, to, sizes.input_plane);
                 }
-                for element in 0..N * N {
-                    self.multiply_element::<V>(element, count, &part.blocks, &sizes, transformed, products);
-                }
-                for index in 0..count {
-                    let products = products.add(index * sizes.product_row);
-                    let from = (products.cast_const(), sizes.product_plane);
-                    self.transform_back::<V, T, N, M>(first + index, from, outputs.clone());
+                for start in part.blocks.clone().step_by(sizes.blocks_at_once) {
+                    let blocks = start..part.blocks.end.min(start + sizes.blocks_at_once);
+                    for element in 0..N * N {
+                        self.multiply_element::<V>((element, N * N), tiles.len(), &blocks, &sizes, &starts, products);
+                    }
+                    let outputs = start * columns..self.filter.outputs.min(blocks.end * columns);
+                    for (index, tile) in tiles.clone().enumerate() {
+                        let products = products.add(index * sizes.product_row);
+                        let from = (products.cast_const(), sizes.product_plane);
+                        self.transform_back::<V, T, N, M>(tile, from, outputs.clone());
+                    }
                 }
             }
-            first += count;
         }
     }
 
-    /// The sizes of scratch memory for `part`.
+    /// The sizes of scratch memory for `part`, with tiles of `elements` elements.
     #[inline(always)]
-    fn scratch_sizes<V: Vector>(&self, part: &WinogradPart) -> ScratchSizes {
+    fn scratch_sizes<V: Vector>(&self, part: &WinogradPart, elements: usize) -> ScratchSizes {
         // Rows consist of whole vectors, so that loads and stores of scratch memory need no count.
         let input_row = self.filter.inputs.next_multiple_of(V::LANES) + GAP;
-        let product_row = part.blocks.len() * 2 * V::LANES + GAP;
+        let fitting = second_level_bytes() / CACHE_DIVISOR / (elements * input_row * size_of::<f32>());
         let is_long = self.filter.weights.len() > LONG_FILTER;
-        let most = if is_long { TILES_AT_ONCE_OF_LONG_FILTER } else { TILES_AT_ONCE }.min(part.tiles.len());
+        let most = if is_long { TILES_AT_ONCE_OF_LONG_FILTER } else { fitting.max(V::ROWS) };
         // Rounds have nearly equal sizes. A small last round would read all weights for few tiles.
         let rounds = part.tiles.len().div_ceil(most);
-        let tiles_at_once = part.tiles.len().div_ceil(rounds);
+        let tiles_at_once = part.tiles.len().div_ceil(rounds).next_multiple_of(V::ROWS).min(part.tiles.len());
+        // Inputs that fit the cache are read from there for each block. Otherwise they are read once for all blocks.
+        let blocks_at_once = if tiles_at_once <= CACHE_DIVISOR * fitting { 1 } else { part.blocks.len() };
+        let product_row = blocks_at_once * 2 * V::LANES + if blocks_at_once > 1 { GAP } else { 0 };
         ScratchSizes {
             tiles_at_once,
+            blocks_at_once,
             input_row,
             input_plane: tiles_at_once * input_row + GAP,
             product_row,
@@ -160,36 +175,43 @@ impl<'a> WinogradConvolution<'a> {
     /// Multiplies one tile element of `count` transformed tiles by its weights, for `blocks` of output channels.
     ///
     /// # Safety
-    /// The conditions of [`Vector`] hold. `transformed` and `products` have the planes that `sizes` describes, with at
-    /// least `count` rows each.
+    /// The conditions of [`Vector`] hold. `starts` has the addresses of at least `count` transformed tiles, whose planes
+    /// `sizes` describes, and `products` has the planes of products that `sizes` describes.
     #[inline(always)]
     unsafe fn multiply_element<V: Vector>(
         &self,
-        element: usize,
+        (element, elements): (usize, usize),
         count: usize,
         blocks: &Range<usize>,
         sizes: &ScratchSizes,
-        transformed: *const f32,
+        starts: &[*const f32],
         products: *mut f32,
     ) {
         let (inputs, columns) = (self.filter.inputs, 2 * V::LANES);
-        // SAFETY: guaranteed by the caller.
-        unsafe {
-            let tiles = Rows {
-                start: transformed.add(element * sizes.input_plane),
-                stride: sizes.input_row,
-                runs: 1,
-                run_length: inputs,
-                run_stride: 0,
-            };
-            for block in 0..blocks.len() {
-                let index = element * self.filter.blocks() + blocks.start + block;
-                let weights = self.filter.weights.as_ptr().add(index * inputs * columns);
-                let to = products.add(element * sizes.product_plane + block * columns);
-                let sink = StoreSums { to, stride: sizes.product_row };
-                let length = inputs * columns;
-                let prefetch = Prefetch { start: weights.wrapping_add(length), length };
-                multiply::<V>(tiles, count, weights, prefetch, &sink);
+        let length = inputs * columns;
+        let rows = Rows {
+            starts: starts.as_ptr(),
+            pitch: 0,
+            offset: element * sizes.input_plane,
+            runs: 1,
+            run_length: inputs,
+            at_once: usize::MAX,
+        };
+        for (index, block) in blocks.clone().enumerate() {
+            // The weights of the next product: of the next block if blocks are computed together, or of the next
+            // element.
+            let (ahead, wraps) = if index + 1 < blocks.len() { (elements, false) } else { (1, blocks.len() > 1) };
+            // SAFETY: guaranteed by the caller.
+            unsafe {
+                let weights = self.filter.weights.as_ptr().add((block * elements + element) * length);
+                let next = match wraps {
+                    true => weights.wrapping_sub((blocks.len() - 1) * elements * length).wrapping_add(length),
+                    false => weights.wrapping_add(ahead * length),
+                };
+                let prefetch = Prefetch { start: next, length };
+                let start = products.add(element * sizes.product_plane + index * columns);
+                let sink = StoredSums { start, stride: sizes.product_row };
+                multiply::<V>(rows, count, weights, prefetch, &sink);
             }
         }
     }
@@ -201,7 +223,8 @@ impl<'a> WinogradConvolution<'a> {
         (row / self.tiles_down, row % self.tiles_down * side, column * side)
     }
 
-    /// Reads the inputs of a tile and writes its `N * N` transformed elements, which lie `plane` numbers apart.
+    /// Reads the inputs of a tile and writes its `N * N` transformed elements, which lie `plane` numbers apart. `zeros`
+    /// has a zero for each input channel.
     ///
     /// # Safety
     /// The conditions of [`Vector`] hold. `to` has room for a row of whole vectors in each of `N * N` planes.
@@ -209,41 +232,31 @@ impl<'a> WinogradConvolution<'a> {
     unsafe fn transform<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
         &self,
         tile: usize,
+        zeros: &[f32],
         to: *mut f32,
         plane: usize,
     ) {
         let BatchShape { height, width, .. } = self.shape;
         let inputs = self.filter.inputs;
         let (image, top, left) = self.position(tile, M);
-        // The inputs begin one row and one column before the outputs. Row -1 and column -1 are padding.
-        let inside = top > 0 && left > 0 && top + N <= height + 1 && left + N <= width + 1;
-        // SAFETY: only pixels within the image are read, and only their channels.
+        let pixels = self.input.as_ptr().wrapping_add(image * height * width * inputs);
+        // The inputs begin one row and one column before the outputs. Row -1 and column -1 are padding; -1 wraps around
+        // to a number that is neither a row nor a column.
+        let address = |down: usize, across: usize| {
+            let (y, x) = ((top + down).wrapping_sub(1), (left + across).wrapping_sub(1));
+            if y < height && x < width { pixels.wrapping_add((y * width + x) * inputs) } else { zeros.as_ptr() }
+        };
+        let addresses: [[*const f32; N]; N] =
+            std::array::from_fn(|across| std::array::from_fn(|down| address(down, across)));
+        // SAFETY: an address is that of a pixel within the image or of the zeros, and only their channels are read.
         unsafe {
-            let zero = V::splat(0.0);
-            let pixels = self.input.as_ptr().add(image * height * width * inputs);
             for channel in (0..inputs).step_by(V::LANES) {
-                let mut rows = [[zero; N]; N];
+                let mut rows = [[V::splat(0.0); N]; N];
                 for across in 0..N {
-                    let mut column = [zero; N];
-                    if inside && channel + V::LANES <= inputs {
-                        let start = pixels.add(((top - 1) * width + left + across - 1) * inputs + channel);
-                        for (down, value) in column.iter_mut().enumerate() {
-                            *value = V::load(start.add(down * width * inputs));
-                        }
-                    } else {
-                        for (down, value) in column.iter_mut().enumerate() {
-                            // -1 wraps around to a number that is neither a row nor a column.
-                            let (y, x) = ((top + down).wrapping_sub(1), (left + across).wrapping_sub(1));
-                            if y < height && x < width {
-                                let pixel = pixels.add((y * width + x) * inputs + channel);
-                                *value = match inputs - channel {
-                                    rest if rest < V::LANES => V::load_some(pixel, rest),
-                                    _ => V::load(pixel),
-                                };
-                            }
-                        }
-                    }
-                    let column = T::input(column);
+                    let column = T::input(addresses[across].map(|pixel| match inputs - channel {
+                        rest if rest < V::LANES => V::load_some(pixel.add(channel), rest),
+                        _ => V::load(pixel.add(channel)),
+                    }));
                     for down in 0..N {
                         rows[down][across] = column[down];
                     }
@@ -324,21 +337,24 @@ impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for 
     }
 }
 
-/// Stores the sums of a product as they are.
-struct StoreSums {
-    to: *mut f32,
-    /// Distance between two rows, in numbers.
+/// Keeps the sums of a product as they are.
+struct StoredSums {
+    /// The first sum of the first row.
+    start: *mut f32,
     stride: usize,
 }
 
-impl<V: Vector> Sink<V> for StoreSums {
+impl Sink for StoredSums {
     #[inline(always)]
-    unsafe fn put(&self, row: usize, [left, right]: [V; 2]) {
-        // SAFETY: guaranteed by the caller, who has made the sink with room for every row.
-        unsafe {
-            let to = self.to.add(row * self.stride);
-            left.store(to);
-            right.store(to.add(V::LANES));
-        }
+    fn memory(&self, row: usize) -> *mut f32 {
+        self.start.wrapping_add(row * self.stride)
     }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.stride
+    }
+
+    #[inline(always)]
+    unsafe fn finish<V: Vector>(&self, _rows: Range<usize>) {}
 }

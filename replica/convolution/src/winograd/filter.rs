@@ -1,10 +1,10 @@
 //! The transformed weights of a convolution, in the order in which the product reads them.
 
 use super::transform::{F2, F4, TileSize, WinogradTransform};
-use crate::Instructions;
 use crate::aligned::AlignedBuffer;
 use crate::instructions::VectorTask;
 use crate::vector::Vector;
+use crate::{Geometry, Instructions};
 use std::marker::PhantomData;
 
 /// Transformed weights and the bias of one Winograd convolution.
@@ -13,7 +13,7 @@ pub struct WinogradFilter {
     pub(crate) instructions: Instructions,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// The transformed weights, `[tile elements][blocks][inputs][columns]`. A block has as many output channels as the
+    /// The transformed weights, `[blocks][tile elements][inputs][columns]`. A block has as many output channels as the
     /// product has columns ([`Instructions::columns`]); the last block is filled up with zeros.
     pub(crate) weights: AlignedBuffer,
     /// The bias, `[blocks * columns]`: one number for each output channel, then zeros.
@@ -27,9 +27,7 @@ impl WinogradFilter {
     /// If the length of `weights` does not fit `bias` and `inputs`, if a number of channels is zero, or if the
     /// processor lacks the instructions.
     pub fn new(weights: &[f32], bias: &[f32], inputs: usize, tile: TileSize, instructions: Instructions) -> Self {
-        let outputs = bias.len();
-        assert!(inputs > 0 && outputs > 0, "a convolution needs channels");
-        assert_eq!(weights.len(), 9 * outputs * inputs, "number of 3x3 weights for {outputs} x {inputs} channels");
+        let outputs = Geometry { side: 3, stride: 1, padding: 1 }.check_filter(weights, bias, inputs);
         assert!(instructions.is_available(), "this processor lacks {instructions:?}");
         let columns = instructions.columns();
         let blocks = outputs.div_ceil(columns);
@@ -82,8 +80,9 @@ impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for 
                 let weights = &from[9 * (output * inputs + input)..][..9];
                 weights.iter().zip(&mut taps).for_each(|(weight, tap)| tap[lane] = *weight);
             }
-            let place = ((vector / 2 * inputs + input) * 2 + vector % 2) * V::LANES;
-            let plane = vectors * inputs * V::LANES;
+            // Distance between the weights of two tile elements.
+            let plane = 2 * inputs * V::LANES;
+            let place = vector / 2 * N * N * plane + (input * 2 + vector % 2) * V::LANES;
             assert!(place + (N * N - 1) * plane + V::LANES <= to.len(), "`to` has a plane for every tile element");
             // SAFETY: guaranteed by the caller; a tap has room for the longest vector, and `to` has room for a vector
             // of every tile element, as the assertion above has checked.
