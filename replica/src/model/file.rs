@@ -78,7 +78,7 @@ impl ModelFile {
                 let ModelDirectory { weights, description } = ModelDirectory::open(&source.path)?;
                 let mut weights = Weights::open(&weights, source.key.as_deref())?;
                 // The files of the directory are easier to change than the metadata of the weights, so they win.
-                weights.description = description.or(weights.description);
+                *weights.description = description.or(*weights.description);
                 return Ok(Self::of_weights(weights, source.architecture)?);
             }
             ModelSource::Weights(source) => source,
@@ -99,7 +99,7 @@ impl ModelFile {
     /// What the files of the model say about it; nothing for TorchScript.
     pub fn description(&self) -> Description {
         match self {
-            Self::Weights(weights, _) => weights.description.clone(),
+            Self::Weights(weights, _) => (*weights.description).clone(),
             Self::TorchScript(_) => Description::default(),
         }
     }
