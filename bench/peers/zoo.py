@@ -1,9 +1,10 @@
 """Makes the checkpoints of `cargo xtask bench zoo` in FOLDER, as torch, torchvision, timm, transformers and safetensors
 write them, and zoo.json, a list of {"name", "path"} with the expected result:
 
-"logits": a file of f32, the logits that torch computes of input.f32 ([n, 64, 64, 3], normalised), or
 "refused": a part of the message, or
-"crop": a file of [side, side, 3] levels that the framework's transform makes of picture.png, with its "mean" and "std".
+"logits": a file of f32, the logits that torch computes of input.f32 ([n, 64, 64, 3], normalised), and for a directory
+"inputs": a file of f32, what the framework's transform makes of picture-*.png ([n, side, side, 3], normalised), and
+"labels": the names of the classes.
 "key" is the value of --weights-key.
 
 zoo.py FOLDER
@@ -299,6 +300,124 @@ def from_transformers():
     saved("hf-timm-wrapper", prepared(model), prefixed(model.state_dict(), "timm_model."))
 
 
+def pictures():
+    """Pictures with smooth and sharp parts. Their sizes leave odd numbers of pixels around the crop."""
+    made = []
+    for number, (width, height) in enumerate([(640, 480), (481, 643), (300, 225), (644, 480), (200, 1000)]):
+        rows, columns = np.mgrid[0:height, 0:width]
+        levels = [columns * 255 // width, rows * 255 // height, ((rows // 7 + columns // 9) % 2) * 255]
+        made.append(Image.fromarray(np.stack(levels, axis=-1).astype(np.uint8)))
+        made[-1].save(FOLDER / f"picture-{number}.png")
+    return made
+
+
+def directory(name, model, transform, labels=None, refused=None):
+    """Adds a row for the directory `name`. `transform` makes an input [3, side, side] of a picture."""
+    if refused:
+        return row(name, name, refused=refused)
+    inputs = torch.stack([transform(picture) for picture in PICTURES])
+    inputs.permute(0, 2, 3, 1).contiguous().float().numpy().tofile(FOLDER / f"{name}.inputs")
+    accepted(name, name, model, inputs=f"{name}.inputs", labels=labels or [f"class {i}" for i in range(CLASSES)])
+
+
+def write(name, file, content):
+    (FOLDER / name).mkdir(exist_ok=True)
+    (FOLDER / name / file).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def from_processor(path):
+    processor = transformers.AutoImageProcessor.from_pretrained(path)
+    return lambda picture: processor(images=picture, return_tensors="pt")["pixel_values"][0]
+
+
+def directories(net):
+    state, names = net.state_dict(), [f"name {i}" for i in range(CLASSES)]
+    imagenet = torchvision.transforms._presets.ImageClassification(crop_size=224)
+
+    def of_weights(name, file="weights.pth", **files):
+        (FOLDER / name).mkdir(exist_ok=True)
+        torch.save(state, FOLDER / name / file)
+        for key, content in files.items():
+            write(name, key + (".txt" if key == "labels" else ".json"), content)
+
+    of_weights("dir-labels", labels="\n".join(names) + "\n\n")
+    directory("dir-labels", net, imagenet, names)
+    of_weights("dir-bin", file="pytorch_model.bin")
+    torch.save({}, FOLDER / "dir-bin" / "training_args.bin")
+    directory("dir-bin", net, imagenet)
+    of_weights("dir-several"), of_weights("dir-several", file="other.pth")
+    directory("dir-several", None, None, refused="several files of weights: other.pth, weights.pth")
+    write("dir-empty", "config.json", {})
+    directory("dir-empty", None, None, refused="has no weights")
+    of_weights("dir-few-labels", labels="one\ntwo\n")
+    directory("dir-few-labels", None, None, refused="labels.txt has 2 names for 10 classes")
+    of_weights("dir-other-classes", config={"num_classes": 12, "architecture": "resnet18"})
+    directory("dir-other-classes", None, None, refused="12 classes, but the weights have 10")
+    for other in ["resnet34", "resnetblur18", "vit_base_patch16_224"]:
+        of_weights(f"dir-{other}", config={"architecture": other})
+        directory(f"dir-{other}", None, None, refused=f"the network is {other}")
+    of_weights("dir-vit", config={"architectures": ["ViTForImageClassification"]})
+    directory("dir-vit", None, None, refused="architectures is ViTForImageClassification")
+    of_weights("dir-malformed", preprocessor_config="{")
+    directory("dir-malformed", None, None, refused="preprocessor_config.json: malformed")
+    processors = {
+        "dir-older": {"feature_extractor_type": "ConvNextFeatureExtractor", "crop_pct": 0.875, "do_normalize": True,
+                      "do_resize": True, "resample": 3, "size": 224, "image_mean": [0.485, 0.456, 0.406],
+                      "image_std": [0.229, 0.224, 0.225]},
+        "dir-convnext": {"image_processor_type": "ConvNextImageProcessor"},
+        "dir-convnext-288": {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 288},
+                             "crop_pct": 0.95, "resample": 2},
+        "dir-vit-processor": {"image_processor_type": "ViTImageProcessor", "size": {"height": 200, "width": 200}},
+        "dir-vit-scaled": {"image_processor_type": "ViTImageProcessor", "rescale_factor": 1 / 127.5,
+                           "image_mean": [1, 1, 1], "image_std": [1, 1, 1]},
+        "dir-vit-unscaled": {"image_processor_type": "ViTImageProcessor", "do_rescale": False, "resample": 3,
+                             "image_mean": [120, 110, 100], "image_std": [50, 60, 70]},
+        "dir-vit-plain": {"image_processor_type": "ViTImageProcessor", "do_normalize": False, "resample": 2},
+        "dir-bit": {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}},
+        "dir-clip-small": {"image_processor_type": "CLIPImageProcessor", "size": 200, "crop_size": 224},
+    }
+    for name, content in processors.items():
+        of_weights(name, preprocessor_config=content)
+        directory(name, net, from_processor(FOLDER / name))
+    # Of transformers' two versions of a processor, only the one on Pillow has Pillow's filter `nearest`.
+    of_weights("dir-nearest", preprocessor_config=processors["dir-vit-processor"] | {"resample": 0})
+    pillow = transformers.ViTImageProcessorPil.from_pretrained(FOLDER / "dir-nearest")
+    directory("dir-nearest", net, lambda picture: pillow(images=picture, return_tensors="pt")["pixel_values"][0])
+    of_weights("dir-lanczos", preprocessor_config=processors["dir-vit-plain"] | {"resample": 1})
+    directory("dir-lanczos", None, None, refused="resample is 1")
+    for name, cfg in {
+        "dir-timm": {"input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic",
+                     "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_mode": "center"},
+        "dir-timm-176": {"input_size": [3, 176, 176], "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5],
+                         "std": [0.5, 0.5, 0.5], "test_input_size": [3, 224, 224], "test_crop_pct": 0.965},
+        "dir-timm-squash": {"input_size": [3, 192, 192], "crop_pct": 0.9, "crop_mode": "squash"},
+        "dir-timm-defaults": {"num_classes": CLASSES},
+    }.items():
+        (FOLDER / name).mkdir(exist_ok=True)
+        safetensors.torch.save_file(state, FOLDER / name / "model.safetensors")
+        write(name, "config.json", {"architecture": "resnet18", "num_classes": CLASSES, "pretrained_cfg": cfg,
+                                    "label_names": names, "global_pool": "avg"})
+        data = timm.data.resolve_data_config(pretrained_cfg=cfg)
+        directory(name, net, timm.data.create_transform(**data, is_training=False), names)
+    model = prepared(timm.create_model("resnet18", num_classes=CLASSES))
+    timm.models.save_for_hf(model, FOLDER / "dir-timm-saved", safe_serialization=True)
+    data = timm.data.resolve_data_config(pretrained_cfg=model.pretrained_cfg)
+    directory("dir-timm-saved", model, timm.data.create_transform(**data, is_training=False))
+    labels = {str(i): name for i, name in enumerate(names)}
+    for name, options in {"dir-hf": {}, "dir-hf-first": {"downsample_in_bottleneck": True}}.items():
+        config = transformers.ResNetConfig(depths=[1, 2, 1, 1], id2label=labels, **options)
+        model = prepared(transformers.ResNetForImageClassification(config))
+        model.save_pretrained(FOLDER / name)
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 224}).save_pretrained(FOLDER / name)
+        directory(name, model, from_processor(FOLDER / name), names)
+    model.save_pretrained(FOLDER / "dir-hf-shards", max_shard_size="3MB")
+    directory("dir-hf-shards", model, imagenet, names)
+    config = transformers.ResNetConfig(hidden_act="gelu", id2label=labels, depths=[1, 1, 1, 1])
+    transformers.ResNetForImageClassification(config).save_pretrained(FOLDER / "dir-hf-gelu")
+    directory("dir-hf-gelu", None, None, refused="hidden_act is gelu")
+
+
+PICTURES = pictures()
 net = tv("resnet18")
 state = OrderedDict((name, tensor.clone()) for name, tensor in net.state_dict().items())
 wrappers(net, state)
@@ -307,5 +426,6 @@ keys(net, state)
 architectures()
 from_timm()
 from_transformers()
+directories(net)
 (FOLDER / "zoo.json").write_text(json.dumps(ROWS, indent=1))
 print(json.dumps({"models": len(ROWS)}))

@@ -243,6 +243,37 @@ mod tests {
     }
 
     #[test]
+    fn the_crop_has_the_pixels_of_the_whole_resized_image() {
+        for (width, height) in [(640, 480), (481, 643), (300, 225), (200, 1000), (97, 53)] {
+            let level = |index: u32| {
+                let (pixel, channel) = (index / 3, index % 3);
+                let (x, y) = (pixel % width, pixel / width);
+                ((x / 9 + y / 7) % 2 * 255 + x * channel) as u8
+            };
+            let pixels = Pixels { width, height, rgb: (0..3 * width * height).map(level).collect() };
+            for resize_mode in [ResizeMode::ShorterSide, ResizeMode::BothSides] {
+                for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+                    let transform =
+                        Transform { resize: 213, resize_mode, crop: 192, interpolation, ..Transform::IMAGENET };
+                    let (across, down) = axes(width, height, &transform);
+                    let whole = |axis: &Axis, side: u32| {
+                        let length = (f64::from(side) * axis.crop_length as f64 / axis.image_length).round() as usize;
+                        Axis { image_start: 0.0, image_length: side.into(), crop_start: 0, crop_length: length }
+                    };
+                    let (wide, high) = (whole(&across, width), whole(&down, height));
+                    let resized = resampled(&pixels, &wide, &high, interpolation);
+                    let start = |axis: &Axis| (axis.image_start * 192.0 / axis.image_length).round() as usize;
+                    let rows = resized.chunks_exact(3 * wide.crop_length).skip(start(&down)).take(192);
+                    let expected = rows.flat_map(|row| &row[3 * start(&across)..][..3 * 192]);
+                    let found = crop(&pixels, &transform);
+                    let largest = found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max();
+                    assert!(largest <= Some(1), "{width}x{height} {resize_mode:?} {interpolation:?}: {largest:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn an_image_of_any_size_fills_the_crop() {
         for interpolation in [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic] {
             for (width, height) in [(1, 1), (1, 5000), (5000, 1), (223, 225), (2, 3), (224, 224), (65_535, 1)] {

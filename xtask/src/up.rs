@@ -16,6 +16,7 @@ const DRAW_LIMIT: Duration = Duration::from_secs(60);
 /// Flags of `cargo xtask up`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  cargo xtask up --weights resnet50.pth --labels imagenet\n  \
+                        cargo xtask up --model resnet-50/\n  \
                         cargo xtask up --listen 0.0.0.0:5052   # reachable from other machines")]
 pub struct Options {
     /// Address on which the dispatcher listens
@@ -27,7 +28,10 @@ pub struct Options {
     /// File of weights, .safetensors or .pth; by default the bundled model
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Class names: weights (those in the file of weights), imagenet, or a file with one name per line
+    /// Directory with weights, config.json, preprocessor_config.json and labels.txt; all but the weights may be missing
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "weights")]
+    model: Option<PathBuf>,
+    /// Class names: weights (those in the files of the model), imagenet, or a file with one name per line
     #[arg(long)]
     labels: Option<String>,
 }
@@ -35,8 +39,9 @@ pub struct Options {
 impl Options {
     fn scaler_flags(&self) -> Vec<String> {
         let weights = self.weights.as_ref().map(|path| format!("--replica-arg=--weights={}", path.display()));
+        let model = self.model.as_ref().map(|path| format!("--replica-arg=--model={}", path.display()));
         let labels = self.labels.as_ref().map(|labels| format!("--replica-arg=--labels={labels}"));
-        [Some(format!("--max={}", self.max)), weights, labels].into_iter().flatten().collect()
+        [Some(format!("--max={}", self.max)), weights, model, labels].into_iter().flatten().collect()
     }
 }
 

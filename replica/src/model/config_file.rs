@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 /// transformers' classes whose networks the engine computes.
 const CLASSES: [&str; 2] = ["ResNetForImageClassification", "TimmWrapperForImageClassification"];
 
+/// timm's names of the mean of all pixels, with which residual networks pool.
+const MEAN_POOLING: [&str; 3] = ["avg", "fast", "fastavg"];
+
 /// Arguments of a timm model that do not change its inference.
 const HARMLESS_ARGUMENTS: [&str; 7] =
     ["num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "img_size", "pretrained"];
@@ -72,11 +75,15 @@ pub(super) fn parse(bytes: &[u8], source: &str) -> Result<Description, String> {
     if config.downsample_in_first_stage == Some(true) {
         return Err("downsample_in_first_stage is true, which is not supported".into());
     }
-    if let Some(pool) = config.global_pool.as_deref().filter(|pool| !["avg", "fast", "fastavg"].contains(pool)) {
+    if let Some(pool) = config.global_pool.as_deref().filter(|pool| !MEAN_POOLING.contains(pool)) {
         return Err(format!("global_pool is {pool}, but only avg is supported"));
     }
-    let arguments = config.model_args.iter().flatten();
-    if let Some((name, value)) = arguments.into_iter().find(|(name, _)| !HARMLESS_ARGUMENTS.contains(&name.as_str())) {
+    let is_harmless = |name: &str, value: &Value| match name {
+        "global_pool" => value.as_str().is_some_and(|pool| MEAN_POOLING.contains(&pool)),
+        name => HARMLESS_ARGUMENTS.contains(&name),
+    };
+    let mut arguments = config.model_args.iter().flatten();
+    if let Some((name, value)) = arguments.find(|(name, value)| !is_harmless(name, value)) {
         return Err(format!("model_args has {name} = {value}, which may change the network, so it is not supported"));
     }
     let in_timm = config.architecture.is_some();
@@ -166,7 +173,8 @@ mod tests {
 
     #[test]
     fn timm_names_the_network_and_the_transform() {
-        let text = r#"{"architecture": "resnet50", "num_classes": 2, "label_names": ["cat", "dog"], "pretrained_cfg": {
+        let text = r#"{"architecture": "resnet50", "num_classes": 2, "label_names": ["cat", "dog"],
+            "model_args": {"num_classes": 2, "global_pool": "avg"}, "pretrained_cfg": {
             "input_size": [3, 176, 176], "test_input_size": [3, 224, 224], "crop_pct": 0.875, "crop_mode": "center",
             "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}"#;
         let found = parse(text.as_bytes(), "config.json").expect("well formed");
@@ -201,6 +209,7 @@ mod tests {
             (r#"{"downsample_in_first_stage": true}"#, "downsample_in_first_stage"),
             (r#"{"global_pool": "catavgmax"}"#, "global_pool is catavgmax"),
             (r#"{"model_args": {"act_layer": "silu"}}"#, "act_layer"),
+            (r#"{"model_args": {"num_classes": 2, "global_pool": "max"}}"#, "global_pool"),
             (r#"{"id2label": {"0": "a", "2": "b"}}"#, "0 to 1, not \"2\""),
             (r#"{"id2label": {"0": "a", "00": "b"}}"#, "twice"),
             (r#"{"id2label": {"one": "a"}}"#, "not \"one\""),

@@ -40,6 +40,9 @@ impl ModelDirectory {
     /// If the directory cannot be read, has no weights or several, or one of the files is malformed, too large, or
     /// describes what is not supported.
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        if directory.is_file() {
+            return Err(malformed(directory, "this is a file; give it with --weights instead of --model".into()));
+        }
         let names = file_names(directory)?;
         let chosen = choose_weights(&names).map_err(|reason| malformed(directory, reason))?;
         let weights = match chosen.strip_suffix(".index.json") {
@@ -205,6 +208,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let missing = ModelDirectory::open(&directory.path().join("none")).expect_err("missing").to_string();
         assert!(missing.contains("none"), "{missing}");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        assert!(ModelDirectory::open(file.path()).expect_err("a file").to_string().contains("--weights"));
         std::fs::write(directory.path().join("model.safetensors"), "").expect("writable");
         for name in ["config.json", "preprocessor_config.json", "labels.txt"] {
             let path = directory.path().join(name);

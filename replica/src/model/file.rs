@@ -93,7 +93,7 @@ impl ModelFile {
                 }
                 let mut weights = Weights::open(&weights, source.key.as_deref())?;
                 // The files of the directory are easier to change than the metadata of the weights, so they win.
-                weights.description = description.or(weights.description);
+                *weights.description = description.or(*weights.description);
                 return Ok(Self::of_weights(weights, source.architecture)?);
             }
             #[cfg(feature = "onnx")]
@@ -118,7 +118,7 @@ impl ModelFile {
     /// What the files of the model say about it; nothing for TorchScript.
     pub fn description(&self) -> Description {
         match self {
-            Self::Weights(weights, _) => weights.description.clone(),
+            Self::Weights(weights, _) => (*weights.description).clone(),
             Self::TorchScript(_) => Description::default(),
             #[cfg(feature = "onnx")]
             Self::Onnx(file) => file.description().clone(),

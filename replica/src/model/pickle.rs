@@ -342,10 +342,9 @@ impl<'a> Machine<'a> {
     /// Inserts `items`, which alternate between key and value, into the object on top of the stack.
     fn insert(&mut self, items: Vec<Value<'a>>) -> Result<(), Error> {
         let (pairs, _odd) = items.as_chunks::<2>();
-        match self.top()? {
-            Object::Dict(entries) => entries.extend(pairs.iter().map(|&[key, value]| (key, value))),
-            // An object of an unknown class, such as a subclass of dict. Its class stays its only property.
-            _ => {}
+        // An object of an unknown class, such as a subclass of dict, has no property but its class.
+        if let Object::Dict(entries) = self.top()? {
+            entries.extend(pairs.iter().map(|&[key, value]| (key, value)));
         }
         Ok(())
     }

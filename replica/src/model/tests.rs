@@ -199,6 +199,158 @@ fn message(file: &[u8], change: &dyn Fn(&str) -> Option<Vec<usize>>) -> String {
     Network::fold(weights(&changed), Architecture::RESNET_18).expect_err("refused").to_string()
 }
 
+/// The tensors of a small network with bottleneck blocks whose 3×3 convolutions have groups, and those of a network with
+/// equal logits that has no groups: its weights between groups are zero.
+fn grouped_and_dense(groups: usize) -> [Vec<(String, Tensor)>; 2] {
+    let inner = [16, 24, 32, 40];
+    let outputs = [32, 48, 64, 80];
+    let [mut grouped, mut dense] = [Vec::new(), Vec::new()];
+    tch::manual_seed(4);
+    let mut add = |name: &str, shape: [usize; 4], groups: usize, norm: &str| {
+        let [rows, columns, side, _] = shape;
+        let shape = [rows, columns / groups, side, side].map(|length| length as i64);
+        let weights = Tensor::randn(shape, (Kind::Float, tch::Device::Cpu)) / ((columns / groups * side) as f64).sqrt();
+        let zero =
+            Tensor::zeros([rows, columns, side, side].map(|length| length as i64), (Kind::Float, weights.device()));
+        for group in 0..groups {
+            let (rows, columns) = ((rows / groups) as i64, (columns / groups) as i64);
+            let mut block = zero.narrow(0, group as i64 * rows, rows).narrow(1, group as i64 * columns, columns);
+            block.copy_(&weights.narrow(0, group as i64 * rows, rows));
+        }
+        grouped.push((format!("{name}.weight"), weights));
+        dense.push((format!("{name}.weight"), zero));
+        for (parameter, start) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+            let numbers = Tensor::rand([rows as i64], (Kind::Float, tch::Device::Cpu)) * 0.2 + start;
+            grouped.push((format!("{norm}.{parameter}"), numbers.shallow_clone()));
+            dense.push((format!("{norm}.{parameter}"), numbers));
+        }
+    };
+    add("conv1", [12, 3, 7, 7], 1, "bn1");
+    let mut inputs = 12;
+    for stage in 0..4 {
+        for index in 0..=(stage % 2) {
+            let block = format!("layer{}.{index}", stage + 1);
+            add(&format!("{block}.conv1"), [inner[stage], inputs, 1, 1], 1, &format!("{block}.bn1"));
+            add(&format!("{block}.conv2"), [inner[stage], inner[stage], 3, 3], groups, &format!("{block}.bn2"));
+            add(&format!("{block}.conv3"), [outputs[stage], inner[stage], 1, 1], 1, &format!("{block}.bn3"));
+            if index == 0 {
+                let shortcut = format!("{block}.downsample");
+                add(&format!("{shortcut}.0"), [outputs[stage], inputs, 1, 1], 1, &format!("{shortcut}.1"));
+            }
+            inputs = outputs[stage];
+        }
+    }
+    for (name, shape) in [("fc.weight", &[5, 80][..]), ("fc.bias", &[5])] {
+        let numbers = Tensor::randn(shape, (Kind::Float, tch::Device::Cpu));
+        grouped.push((name.into(), numbers.shallow_clone()));
+        dense.push((name.into(), numbers));
+    }
+    [grouped, dense]
+}
+
+/// The contents of a safetensors file with `tensors`.
+fn serialized(tensors: &[(String, Tensor)]) -> Vec<u8> {
+    let stored: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let mut bytes = vec![0; tensor.numel() * 4];
+            tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
+            (name, tensor.size().iter().map(|&side| side as usize).collect::<Vec<_>>(), bytes)
+        })
+        .collect();
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the tensor has four bytes for each number"))
+    });
+    safetensors::serialize(views, None).expect("the tensors can be serialised")
+}
+
+#[test]
+fn convolutions_with_groups_are_those_of_a_network_with_zeros_between_the_groups() {
+    let images = warm_up::images(2, 64);
+    let setup =
+        Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision: Precision::F32, threads: 1, max_batch: 2 };
+    for groups in [2, 8] {
+        let [grouped, dense] = grouped_and_dense(groups).map(|tensors| serialized(&tensors));
+        let dense = weights(&dense);
+        let architecture = Architecture::recognise(&dense).expect("a residual network");
+        assert_eq!((architecture.groups, architecture.name().as_str()), (1, "resnet-1-2-1-2"));
+        let dense = Network::fold(dense, architecture).expect("the file has every tensor");
+        let expected = LibtorchModel::new(&dense, TensorOptions::CPU_F32, 64).expect("libtorch has memory");
+        let expected = { expected }.logits(&images).expect("libtorch computes the network");
+        let architecture = Architecture::recognise(&weights(&grouped)).expect("a residual network");
+        assert_eq!((architecture.groups, architecture.name().as_str()), (groups, "resnext-1-2-1-2"));
+        let network = Network::fold(weights(&grouped), architecture).expect("the file has every tensor");
+        for format in [MemoryFormat::WeightsAsStored, MemoryFormat::ChannelsLast, MemoryFormat::OneDnn] {
+            let options = TensorOptions { format, ..TensorOptions::CPU_F32 };
+            let mut model = LibtorchModel::new(&network, options, 64).expect("libtorch has memory");
+            let found = model.logits(&images).expect("libtorch computes the network");
+            let difference = choice::difference(&found, &expected);
+            assert!(difference < 2e-5, "{groups} groups, {format:?}: {difference:e}");
+        }
+        let file = || ModelFile::Weights(weights(&grouped), architecture);
+        let factory = ModelFactory::new(file(), 64, setup).expect("libtorch computes the network");
+        let found = factory.model().expect("there is memory").logits(&images).expect("libtorch computes the network");
+        assert!(choice::difference(&found, &expected) < 2e-5);
+        let own = Setup { kernel: KernelChoice::Winograd, ..setup };
+        let refused = ModelFactory::new(file(), 64, own).err().expect("only libtorch computes groups").to_string();
+        assert!(refused.contains("--kernel auto"), "{refused}");
+    }
+}
+
+#[test]
+fn extra_tensors_are_left_out_beside_the_network_and_refused_within_it() {
+    let (_store, _model, file) = reference(Architecture::RESNET_18, 2);
+    let with = |name: &str| {
+        let parsed = safetensors::SafeTensors::deserialize(&file).expect("the reference is a safetensors file");
+        let extra = [0; 4];
+        let extra = TensorView::new(Dtype::F32, vec![1], &extra).expect("four bytes for a number");
+        let views = parsed.iter().map(|(name, view)| (name.to_owned(), view)).chain([(name.to_owned(), extra)]);
+        let changed = safetensors::serialize(views, None).expect("the tensors can be serialised");
+        Network::fold(weights(&changed), Architecture::RESNET_18).map_err(|error| error.to_string())
+    };
+    for name in ["fc2.weight", "aux.0.bias", "projector.weight"] {
+        assert!(with(name).is_ok(), "{name}");
+    }
+    for name in ["layer1.0.se.fc1.weight", "conv1.bias", "fc.scale", "bn1.scale"] {
+        let refused = with(name).expect_err("another network");
+        assert!(refused.contains(&format!("tensor {name} has no place in a resnet18")), "{refused}");
+    }
+}
+
+#[test]
+fn the_files_of_a_directory_must_describe_the_network_of_its_weights() {
+    let (_store, theirs, file) = reference(Architecture::RESNET_18, 7);
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &[u8]| std::fs::write(directory.path().join(name), text).expect("writable");
+    write("model.safetensors", &file);
+    let open = || ModelFile::open(&ModelSource::Directory(WeightsSource::file(directory.path())));
+    write("labels.txt", b"a\nb\nc\nd\ne\nf\ng\n");
+    for (config, expected) in [
+        (r#"{"architecture": "resnet34"}"#, "the network is resnet34, but the weights are those of a resnet18"),
+        (r#"{"architecture": "resnetblur18"}"#, "the network is resnetblur18"),
+        (r#"{"num_labels": 8}"#, "8 classes, but the weights have 7"),
+    ] {
+        write("config.json", config.as_bytes());
+        let refused = open().err().expect(config).to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
+    write("config.json", br#"{"architecture": "resnet18", "num_classes": 7, "label_names": ["x"]}"#);
+    let opened = open().expect("the files agree");
+    let labels = opened.description().labels.expect("the directory has names");
+    assert!(labels.source.ends_with("labels.txt") && labels.names.len() == 7, "{labels:?}");
+    let setup = Setup {
+        kernel: KernelChoice::Libtorch,
+        device: Device::Cpu,
+        precision: Precision::F32,
+        threads: 1,
+        max_batch: 1,
+    };
+    let images = warm_up::images(1, 64);
+    let model = ModelFactory::new(opened, 64, setup).expect("libtorch computes the network").model();
+    let found = model.expect("there is memory").logits(&images).expect("libtorch computes the network");
+    assert!(choice::difference(&found, &logits(&*theirs, &images, 64)) < 2e-5);
+}
+
 #[test]
 fn an_error_about_a_file_names_the_tensor() {
     let (_store, _model, file) = reference(Architecture::RESNET_18, 7);

@@ -25,7 +25,7 @@ pub struct Weights {
     source: String,
     tensors: HashMap<String, StoredTensor>,
     /// What the file's metadata and the files beside it say.
-    pub(super) description: Description,
+    pub(super) description: Box<Description>,
 }
 
 /// Why a file of weights cannot be used. Every message names the file.
@@ -99,6 +99,9 @@ impl Weights {
         let malformed = |reason: String| Error::Malformed { path: source.clone(), reason };
         let ending = |path: &PathBuf| path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
         let endings: Vec<String> = paths.iter().map(ending).collect();
+        if paths.iter().any(|path| path.is_dir()) {
+            return Err(malformed("this is a directory; give it with --model instead of --weights".into()));
+        }
         let files: Vec<Vec<u8>> = match endings.iter().all(|ending| is_known(ending)) {
             true => paths.iter().map(|path| read(path)).collect::<Result<_, Error>>()?,
             false => {
@@ -193,7 +196,7 @@ impl Weights {
                 }
             }
         }
-        Self { source: source.into(), tensors, description }
+        Self { source: source.into(), tensors, description: Box::new(description) }
     }
 
     /// The names of all tensors.
