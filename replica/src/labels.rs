@@ -1,7 +1,7 @@
 //! The names of the classes, in class order. They come from the metadata of the weights, from the list of ImageNet's
 //! 1000 classes, or from a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The category names that torchvision ships with its ImageNet weights, in class order.
@@ -52,6 +52,14 @@ pub enum Error {
 }
 
 impl LabelSource {
+    /// The file with the names, if they come from a file of their own.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Weights | Self::ImageNet => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
     /// Loads the names of `classes` classes. `from_weights` are the names in the metadata of the weights, if there are
     /// any.
     ///

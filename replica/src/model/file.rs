@@ -4,7 +4,7 @@ use super::architecture::Architecture;
 use super::torchscript;
 use super::weights::{self, Weights};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The bundled weights, a classifier of twelve textured shapes; see `models/README.md`.
 static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
@@ -18,6 +18,21 @@ pub enum ModelSource {
     Weights(PathBuf, Option<Architecture>),
     /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
+}
+
+impl ModelSource {
+    /// The files and folders of the model.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Bundled => Vec::new(),
+            Self::Weights(path, _) | Self::TorchScript(path, _) => vec![path],
+        }
+    }
+
+    /// Whether the files are data, and not a program, which is never loaded again.
+    pub fn is_data(&self) -> bool {
+        !matches!(self, Self::TorchScript(..))
+    }
 }
 
 /// The contents of a model's file.

@@ -4,6 +4,7 @@ mod forms;
 mod hostile;
 mod inference_protocol;
 mod readiness;
+mod reload;
 mod replica;
 mod slots;
 mod uploads;

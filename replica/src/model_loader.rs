@@ -1,0 +1,60 @@
+//! Loads the model with its labels and its transform, at the start and again when its files have changed.
+
+use crate::labels::LabelSource;
+use crate::model::{ModelFactory, ModelFile, ModelSource, Setup};
+use crate::model_files::ModelFiles;
+use crate::pipeline::LoadedModel;
+use crate::served_model::ServedModel;
+use crate::transform::{Transform, TransformFlags};
+use anyhow::Result;
+
+/// Where the model comes from, and how it is run.
+pub struct ModelLoader {
+    /// The source of the model.
+    pub source: ModelSource,
+    /// The files of the model and of its labels.
+    pub files: ModelFiles,
+    /// The settings with which the model runs.
+    pub setup: Setup,
+    /// The values of the transform that override the metadata of the model's file.
+    pub transform: TransformFlags,
+    /// The source of the class names.
+    pub labels: LabelSource,
+}
+
+impl ModelLoader {
+    /// Loads the model, and meanwhile hashes its files.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the model or its labels cannot be used.
+    pub fn load(&self) -> Result<LoadedModel<ModelFactory>> {
+        std::thread::scope(|scope| {
+            let version = scope.spawn(|| self.files.version());
+            let mut loaded = self.load_files(String::new())?;
+            loaded.model.version = version.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(loaded)
+        })
+    }
+
+    /// Loads the model if its files have another version than the `present` one. Otherwise returns `None`, as for a file
+    /// that was only touched.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_other(&self, present: &str) -> Result<Option<LoadedModel<ModelFactory>>> {
+        let version = self.files.version()?;
+        if version == present { Ok(None) } else { self.load_files(version).map(Some) }
+    }
+
+    fn load_files(&self, version: String) -> Result<LoadedModel<ModelFactory>> {
+        let file = ModelFile::open(&self.source)?;
+        let (name, metadata) = (file.name().to_owned(), file.metadata());
+        let transform = Transform::from(&self.transform, &metadata)?;
+        let factory = ModelFactory::new(file, transform.crop as usize, self.setup)?;
+        let from_file = metadata.get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
+        let labels = self.labels.load(from_file, factory.classes())?;
+        let has_embeddings = factory.has_embeddings();
+        tracing::info!(model = name, version, classes = labels.len(), computed_by = %factory, "the model is loaded");
+        Ok(LoadedModel { factory, model: ServedModel { name, version, labels, transform, has_embeddings } })
+    }
+}
