@@ -21,7 +21,7 @@ use answer::{Answer, Malformed};
 use bytes::Bytes;
 use connection::{ExchangeError, OpenError};
 use hyper::StatusCode;
-use service::wire::{Code, ErrorBody};
+use service::wire::{Code, ErrorBody, PredictQuery, TopK};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -175,8 +175,9 @@ impl Attempt<'_> {
     /// The largest body of an answer to the request, in bytes.
     fn max_answer_bytes(&self) -> usize {
         match self.request.endpoint {
-            Endpoint::Predict { .. } => answer::MAX_BODY_BYTES,
-            Endpoint::Infer(_) => answer::MAX_INFER_BODY_BYTES,
+            Endpoint::Predict(PredictQuery { top_k: TopK::Count(_), .. }) => answer::MAX_BODY_BYTES,
+            // The number of classes has no limit.
+            Endpoint::Predict(_) | Endpoint::Infer(_) => answer::MAX_LONG_BODY_BYTES,
         }
     }
 
@@ -184,9 +185,9 @@ impl Attempt<'_> {
     fn failure(&self, error: ExchangeError) -> AttemptFailure {
         let address = self.address;
         match error {
-            // The client chooses the number of images and outputs, so that no replica is to blame.
+            // The client chooses the number of images, outputs or classes, so that no replica is to blame.
             ExchangeError::Malformed(reason @ (Malformed::LongBody { .. } | Malformed::NoMemory(_)))
-                if matches!(self.request.endpoint, Endpoint::Infer(_)) =>
+                if self.max_answer_bytes() == answer::MAX_LONG_BODY_BYTES =>
             {
                 tracing::debug!(%address, %reason, "the replica's answer is too long");
                 AttemptFailure::LongAnswer

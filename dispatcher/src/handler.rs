@@ -26,7 +26,7 @@ use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::server::HeadArrived;
 use service::trace::{ServerSpan, TraceContext};
-use service::wire::{self, BodyFormat, Code, ErrorBody, RequestError, header};
+use service::wire::{self, BodyFormat, Code, ErrorBody, PredictQuery, RequestError, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ impl Handler {
             Endpoint::Infer(inference_protocol::endpoint(head).into())
         } else {
             BodyFormat::from_content_type(text(&head.headers, &CONTENT_TYPE)?)?;
-            Endpoint::Predict { top_k: wire::top_k(head.uri.query())? }
+            Endpoint::Predict(PredictQuery::parse(head.uri.query())?)
         };
         let budget = self.request_limits.timeout(wire::timeout(text(&head.headers, &header::TIMEOUT_MS)?)?);
         Ok(CheckedHead {

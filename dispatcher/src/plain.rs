@@ -11,7 +11,7 @@ use service::body::BodyLimits;
 use service::headers::own_value;
 use service::server::{Answering, PlainAnswer, PlainHead, PlainRequests, TakenRequest};
 use service::trace::TraceContext;
-use service::wire::{self, BodyFormat, header};
+use service::wire::{self, BodyFormat, PredictQuery, header};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,7 +30,7 @@ impl PlainRequests for PlainHandler {
         }
         let content_type = head.text(&CONTENT_TYPE).ok()?;
         BodyFormat::from_content_type(content_type).ok()?;
-        let endpoint = Endpoint::Predict { top_k: wire::top_k(head.query).ok()? };
+        let endpoint = Endpoint::Predict(PredictQuery::parse(head.query).ok()?);
         let requested = wire::timeout(head.text(&header::TIMEOUT_MS).ok()?).ok()?;
         let (request_id, traceparent) = (head.value(&header::REQUEST_ID).ok()?, head.value(&header::TRACEPARENT).ok()?);
         let account = match &self.0.tokens {

@@ -11,7 +11,7 @@ use crate::timeline::Timeline;
 use hyper::header::HeaderValue;
 use service::body::Chunks;
 use service::trace::TraceContext;
-use service::wire::RequestError;
+use service::wire::{PredictQuery, RequestError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -41,11 +41,8 @@ pub struct BufferedRequest {
 /// An endpoint of a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/predict`.
-    Predict {
-        /// Number of predictions that the client wants.
-        top_k: usize,
-    },
+    /// `/predict`, with what the client's query asks for.
+    Predict(PredictQuery),
     /// The endpoint `infer` of a model of the Open Inference Protocol. It is boxed, because few requests have it.
     Infer(Box<InferEndpoint>),
 }
@@ -54,7 +51,7 @@ impl Endpoint {
     /// The bytes that the request keeps of its head for this endpoint.
     pub fn kept_bytes(&self) -> usize {
         match self {
-            Self::Predict { .. } => 0,
+            Self::Predict(_) => 0,
             Self::Infer(infer) => infer.path.len() + infer.json_length.as_ref().map_or(0, HeaderValue::len),
         }
     }

@@ -67,6 +67,11 @@ pub struct Args {
     /// SHA-256 of the TorchScript file, 64 hexadecimal digits; a file with another hash does not run
     #[arg(long, env = "ROUNDHOUSE_SHA256", requires = "torchscript", value_parser = sha256)]
     pub sha256: Option<[u8; 32]>,
+    /// Time between two looks at the files of the model. A changed model is loaded beside the present one, which takes the
+    /// memory of both for that time, and then takes over; a bad one is refused. 0s: never. A TorchScript file is never
+    /// loaded again
+    #[arg(long, env = "ROUNDHOUSE_RELOAD_INTERVAL", default_value = "2s", value_parser = duration)]
+    pub reload_interval: Duration,
     /// Names of the classes: weights (the names in the files of the model), imagenet, or a file with one name on each
     /// line
     #[arg(long, env = "ROUNDHOUSE_LABELS", default_value = "weights")]
@@ -131,6 +136,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The source of the model.
     pub model: ModelSource,
+    /// The time between two looks at the files of the model; `None` if they never change.
+    pub reload_interval: Option<Duration>,
     /// The settings with which the model runs: engine, device, precision, threads and largest batch.
     pub setup: Setup,
     /// The values of the transform that override those of the model's files.
@@ -175,6 +182,7 @@ impl TryFrom<Args> for Config {
         let max_batch = capacity.min(max_batch);
         Ok(Self {
             listen: args.listen,
+            reload_interval: (model.is_data() && !args.reload_interval.is_zero()).then_some(args.reload_interval),
             model,
             setup: Setup { kernel: args.kernel, device: args.device, precision: args.precision, threads, max_batch },
             transform: args.transform,

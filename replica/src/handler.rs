@@ -3,10 +3,9 @@
 
 use crate::inference_protocol;
 use crate::metrics;
-use crate::pipeline::{Classification, Image, Pipeline};
-use crate::ranking::top_k;
+use crate::pipeline::{Classification, Image, ImageRequest, Pipeline};
+use crate::ranking::best;
 use crate::request_body::RequestBody;
-use crate::served_model::ServedModel;
 use crate::softmax::softmax;
 use crate::work::{Work, WorkMeter};
 use futures_util::FutureExt;
@@ -23,10 +22,10 @@ use service::options::RequestLimits;
 use service::respond::{self, Reply};
 use service::slot_channel::PATH;
 use service::trace::TraceContext;
-use service::wire::{self, Answer, BodyFormat, Code, RequestError, Timing, header};
+use service::wire::{self, Answer, BodyFormat, Code, PredictQuery, RequestError, Timing, TopK, header};
 use slots::{SlotClient, Slots, TakenSlots};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Answers all requests of a replica.
@@ -47,8 +46,6 @@ pub struct ReplicaHandler {
     pub memory_budget: MemoryBudget,
     /// The limits of one request. Only its time limit is used here.
     pub request_limits: RequestLimits,
-    /// The served model. Empty until the model is loaded.
-    pub model: Arc<OnceLock<ServedModel>>,
     /// The name of this replica, which its answers contain.
     pub name: String,
 }
@@ -92,7 +89,7 @@ impl ReplicaHandler {
                 Ok((admitted, body)) => {
                     let work = self.work.begin();
                     let outcome = self.classify(admitted, body, received, work.clone()).await;
-                    self.with_work(outcome.map_or_else(refusal, |answer| respond::json(StatusCode::OK, &answer)), &work)
+                    self.with_work(outcome.unwrap_or_else(refusal), &work)
                 }
                 Err((fault, mark)) => with_mark(refusal(fault), mark),
             }
@@ -138,12 +135,20 @@ impl ReplicaHandler {
         body: Chunks,
         received: Instant,
         work: Work,
-    ) -> Result<Answer, RequestError> {
-        let Admitted { slot, in_progress: _in_progress, content_type, top_k, deadline, queued_ms } = admitted;
+    ) -> Result<Reply, RequestError> {
+        let Admitted { slot, in_progress: _in_progress, content_type, query, deadline, queued_ms } = admitted;
         let deadline = self.deadline_after_upload(deadline);
         let body = RequestBody { content_type: content_type.map(str::to_owned), chunks: body };
-        let classification = self.pipeline.classify(Image::Body(body), deadline, slot, work).await?;
-        Ok(self.describe(&classification, top_k, queued_ms, received.elapsed()))
+        let (image, wants_embedding) = (Image::Body(body), query.embedding);
+        let request = ImageRequest { image, generation: None, wants_embedding, deadline, slot, work };
+        let classification = self.pipeline.classify(request).await?;
+        let (replica, time_here) = (self.name.clone(), received.elapsed());
+        let numbers = classification.logits.len() + classification.embedding.as_ref().map_or(0, Vec::len);
+        let answer = move || {
+            let answer = describe(classification, query.top_k, replica, queued_ms, time_here);
+            respond::json(StatusCode::OK, &answer)
+        };
+        written(numbers, answer).await
     }
 
     /// Checks the head of a request and takes a slot for it.
@@ -151,27 +156,10 @@ impl ReplicaHandler {
         coding::check(&head.headers)?;
         let content_type = text(&head.headers, &CONTENT_TYPE)?;
         BodyFormat::from_content_type(content_type)?;
-        let (top_k, deadline) = (wire::top_k(head.uri.query())?, self.deadline(&head.headers, received)?);
+        let (query, deadline) = (PredictQuery::parse(head.uri.query())?, self.deadline(&head.headers, received)?);
         let queued_ms = text(&head.headers, &header::QUEUE_MS)?.and_then(|waited| waited.parse().ok()).unwrap_or(0.0);
         let (slot, in_progress) = (self.take_slot(client)?, InProgress::start(received));
-        Ok(Admitted { slot, in_progress, content_type, top_k, deadline, queued_ms })
-    }
-
-    /// The answer for a classified image, with the `count` best classes. The request waited `queued_ms` milliseconds in
-    /// the dispatcher, and spent `time_here` in this replica.
-    fn describe(&self, classification: &Classification, count: usize, queued_ms: f64, time_here: Duration) -> Answer {
-        let ServedModel { name, labels, .. } =
-            self.model.get().expect("no image is classified before the model is loaded");
-        let predictions = top_k(&softmax(&classification.logits), labels, count);
-        let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
-        let timing = Timing {
-            queue: queued_ms,
-            decode: milliseconds(classification.times.decode),
-            batch: milliseconds(classification.times.batch),
-            inference: milliseconds(classification.times.inference),
-            total: queued_ms + milliseconds(time_here),
-        };
-        Answer::new(predictions, name, &self.name, timing)
+        Ok(Admitted { slot, in_progress, content_type, query, deadline, queued_ms })
     }
 
     /// Takes a slot for a request of `client`. No request waits for slots here, because requests wait in the dispatcher.
@@ -232,6 +220,48 @@ impl ReplicaHandler {
     }
 }
 
+/// The answer for a classified image, with the best classes. The request waited `queued_ms` milliseconds in the dispatcher,
+/// and spent `time_here` in the replica with the name `replica`.
+fn describe(
+    classification: Classification,
+    top_k: TopK,
+    replica: String,
+    queued_ms: f64,
+    time_here: Duration,
+) -> Answer {
+    let Classification { logits, embedding, times, model } = classification;
+    let predictions = best(&softmax(&logits), &model.labels, top_k.most());
+    let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
+    let timing_ms = Timing {
+        queue: queued_ms,
+        decode: milliseconds(times.decode),
+        batch: milliseconds(times.batch),
+        inference: milliseconds(times.inference),
+        total: queued_ms + milliseconds(time_here),
+    };
+    let (name, model_version) = (&model.name, model.version.clone());
+    Answer { embedding, model_version, ..Answer::new(predictions, name, replica, timing_ms) }
+}
+
+/// Most numbers that are ranked and written on the thread of the sockets, which takes below a millisecond.
+const MOST_NUMBERS: usize = 4096;
+
+/// Makes an answer of `numbers` numbers. A long one is made on the thread that parses long bodies, so that the thread of
+/// the sockets goes on.
+///
+/// # Errors
+/// If `make` panics (status 500).
+pub(crate) async fn written<T: Send + 'static>(
+    numbers: usize,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RequestError> {
+    if numbers <= MOST_NUMBERS {
+        return Ok(make());
+    }
+    let failed = |error| RequestError::new(Code::Internal, format!("write the answer: {error}"));
+    tokio::task::spawn_blocking(make).await.map_err(failed)
+}
+
 /// The error for a request that finds too few free slots.
 fn busy() -> RequestError {
     let message = "this replica has not enough free slots; send the request to another replica, or retry in 1 s";
@@ -271,8 +301,8 @@ struct Admitted<'a> {
     slot: TakenSlots,
     in_progress: InProgress,
     content_type: Option<&'a str>,
-    /// The number of predictions in the answer.
-    top_k: usize,
+    /// What the answer should have.
+    query: PredictQuery,
     /// See [`ReplicaHandler::deadline`].
     deadline: Option<Instant>,
     /// The time that the request waited in the dispatcher, in milliseconds.

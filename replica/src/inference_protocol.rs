@@ -10,8 +10,9 @@ pub mod request;
 pub mod response;
 pub mod tensor;
 
-use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark, without_panic};
-use crate::pipeline::Image;
+use crate::handler::{InProgress, ReplicaHandler, discard_refused, with_mark, without_panic, written};
+use crate::pipeline::{Generation, Image, ImageRequest};
+use crate::served_model::ServedModel;
 use crate::work::Work;
 use futures_util::future::try_join_all;
 use hyper::body::Incoming;
@@ -28,6 +29,7 @@ use service::respond::{self, Reply, inference_error};
 use service::trace::TraceContext;
 use service::wire::{Code, RequestError, header};
 use slots::{SlotClient, TakenSlots};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The name of the input tensor with normalised numbers.
@@ -63,11 +65,13 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
     let (head, body) = request.into_parts();
     let upload = Upload::new(&head.headers, body);
     let path = head.uri.path();
-    let resource = match handler.model.get() {
+    let generation = handler.pipeline.generation();
+    let resource = match &generation {
         // The name of the model is unknown until the model is loaded.
         None if path.starts_with("/v2/models/") => Err(loading()),
-        model => Resource::of(path, model.map_or("", |model| &model.name)),
+        generation => Resource::of(path, generation.as_ref().map_or("", |generation| &generation.model.name)),
     };
+    let model = generation.map(|generation| generation.model.clone());
     let outcome = match resource {
         Ok(Resource::Infer) if head.method == Method::POST => {
             without_panic(infer(handler, &head.headers, client, upload, received)).await.and_then(|answer| answer)
@@ -75,7 +79,7 @@ pub(crate) async fn answer(handler: &ReplicaHandler, request: hyper::Request<Inc
         resource => {
             handler.slots.forgo(client);
             upload.discard().await;
-            resource.map(|resource| describe(handler, &resource, &head.method))
+            resource.map(|resource| describe(handler, model.as_deref(), &resource, &head.method))
         }
     };
     handler.add_headers(outcome.unwrap_or_else(|fault| inference_error(&fault)), client, &trace)
@@ -108,7 +112,7 @@ impl Resource {
 }
 
 /// Answers a request for the state or the metadata of a resource.
-fn describe(handler: &ReplicaHandler, resource: &Resource, method: &Method) -> Reply {
+fn describe(handler: &ReplicaHandler, model: Option<&ServedModel>, resource: &Resource, method: &Method) -> Reply {
     let allowed = if *resource == Resource::Infer { "POST" } else { "GET, HEAD" };
     if *resource == Resource::Infer || !matches!(*method, Method::GET | Method::HEAD) {
         let mut reply =
@@ -123,9 +127,9 @@ fn describe(handler: &ReplicaHandler, resource: &Resource, method: &Method) -> R
         Resource::Live => respond::json(StatusCode::OK, &json!({"live": true})),
         Resource::Ready => respond::json(readiness, &json!({"ready": ready})),
         Resource::ModelReady => {
-            respond::json(readiness, &json!({"name": handler.model.get().map(|model| &model.name), "ready": ready}))
+            respond::json(readiness, &json!({"name": model.map(|model| &model.name), "ready": ready}))
         }
-        Resource::Model | Resource::Infer => match handler.model.get() {
+        Resource::Model | Resource::Infer => match model {
             Some(model) => respond::json(StatusCode::OK, &metadata::ModelMetadata::new(model)),
             None => inference_error(&loading()),
         },
@@ -173,8 +177,10 @@ async fn compute(
     deadline: Instant,
     work: &Work,
 ) -> Result<Reply, RequestError> {
-    let model = handler.model.get().ok_or_else(loading)?;
-    let limits = InputLimits { capacity: handler.capacity, side: model.side };
+    // A request is read and computed for the same model, also if another one takes over meanwhile.
+    let generation = handler.pipeline.generation().ok_or_else(loading)?;
+    let model = generation.model.clone();
+    let limits = InputLimits { capacity: handler.capacity, side: model.side() };
     // If the client leaves, parsing goes on and keeps its slot. Otherwise the slots would not limit the number of
     // bodies that wait to be parsed.
     let parse = move || (InferenceRequest::parse(&body.to_bytes(), json_length, limits), slots, body);
@@ -182,18 +188,23 @@ async fn compute(
     let late = |_elapsed| RequestError::new(Code::DeadlineExceeded, "the deadline passed before the body was parsed");
     let failed = |error| RequestError::new(Code::Internal, format!("parse the body: {error}"));
     let (request, mut slots, _body) = parsing.await.map_err(late)?.map_err(failed)?;
-    let request = request?;
-    if request.images.len() > 1 {
-        handler.take_more_slots(&mut slots, request.images.len() - 1)?;
+    let InferenceRequest { id, images, outputs } = request?;
+    if images.len() > 1 {
+        handler.take_more_slots(&mut slots, images.len() - 1)?;
     }
-    let rows = classify(handler, request.images, slots, deadline, work).await?;
-    let (id, outputs) = (request.id.as_deref(), &request.outputs[..]);
-    Ok(reply(InferenceResponse { model: &model.name, id, outputs, rows: &rows, labels: &model.labels }.encode()))
+    let rows = classify(handler, generation, images, slots, deadline, work).await?;
+    let numbers = rows.len() * model.labels.len() * outputs.len();
+    let encode = move || {
+        let (ServedModel { name, version, labels, .. }, id) = (&*model, id.as_deref());
+        InferenceResponse { model: name, version, id, outputs: &outputs, rows: &rows, labels }.encode()
+    };
+    Ok(reply(written(numbers, encode).await?))
 }
 
 /// Classifies the images of a request. `slots` has one slot for each image. Returns the logits of each image.
 async fn classify(
     handler: &ReplicaHandler,
+    generation: Arc<Generation>,
     images: Vec<Image>,
     mut slots: TakenSlots,
     deadline: Instant,
@@ -201,9 +212,10 @@ async fn classify(
 ) -> Result<Vec<Vec<f32>>, RequestError> {
     let classified = images.into_iter().enumerate().map(|(index, image)| {
         let slot = slots.split_one().expect("the request holds a slot for every image");
-        let work = work.clone();
+        let (generation, work) = (Some(generation.clone()), work.clone());
         async move {
-            let outcome = handler.pipeline.classify(image, deadline, slot, work).await;
+            let request = ImageRequest { image, generation, wants_embedding: false, deadline, slot, work };
+            let outcome = handler.pipeline.classify(request).await;
             match outcome {
                 Ok(classification) => Ok(classification.logits),
                 Err(fault) => Err(RequestError { message: format!("image {index}: {}", fault.message), ..fault }),

@@ -76,6 +76,14 @@ pub enum Error {
 }
 
 impl LabelSource {
+    /// The file with the names, if they come from a file of their own.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Weights | Self::ImageNet => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
     /// Loads the names of `classes` classes, and logs their source. `of_model` are the names in the model's files, if
     /// there are any.
     ///

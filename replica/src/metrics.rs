@@ -15,6 +15,12 @@ pub const STAGE: &str = "inference_stage_seconds";
 pub const BATCH_SIZE: &str = "inference_batch_size";
 /// Counter: images whose logits were not finite numbers.
 pub const NOT_FINITE: &str = "inference_not_finite_total";
+/// Counter by `outcome` (replaced, refused): attempts to replace the model, because its files have changed.
+pub const RELOADS: &str = "replica_model_reloads_total";
+/// Gauge: 1 if the files of the model cannot be used, so that an older model is served.
+pub const STALE: &str = "replica_model_stale";
+/// Gauge by `version`: 1 for the version of the model that is served, 0 for earlier ones.
+pub const MODEL_INFO: &str = "replica_model_info";
 /// Gauge, seconds: the time from exec until the replica was ready.
 pub const STARTUP: &str = metric::STARTUP;
 /// Gauge by `version`: always 1.
@@ -43,7 +49,7 @@ pub struct Metric {
 }
 
 /// All metrics that a ready replica exports.
-pub const ALL: [Metric; 7] = [
+pub const ALL: [Metric; 10] = [
     Metric { name: IN_PROGRESS, kind: MetricKind::Gauge, help: "Requests that are accepted and not answered yet." },
     Metric {
         name: LATENCY,
@@ -62,6 +68,21 @@ pub const ALL: [Metric; 7] = [
         name: NOT_FINITE,
         kind: MetricKind::Counter,
         help: "Images whose logits were not finite numbers, so that their requests got the status 500.",
+    },
+    Metric {
+        name: RELOADS,
+        kind: MetricKind::Counter,
+        help: "Attempts to replace the model, because its files have changed, by outcome (replaced, refused).",
+    },
+    Metric {
+        name: STALE,
+        kind: MetricKind::Gauge,
+        help: "1 if the files of the model are missing or cannot be used, so that an older model is served.",
+    },
+    Metric {
+        name: MODEL_INFO,
+        kind: MetricKind::Gauge,
+        help: "1 for the version of the model that is served, 0 for earlier ones.",
     },
     Metric { name: STARTUP, kind: MetricKind::Gauge, help: "Seconds from exec until the replica was ready." },
     Metric { name: BUILD_INFO, kind: MetricKind::Gauge, help: "1, with the version of the program." },
@@ -82,7 +103,21 @@ impl Stage {
     const ALL: [Self; 3] = [Self::Decode, Self::Queue, Self::Forward];
 }
 
-/// Describes all metrics, and creates the series of all except [`STARTUP`], which exists once the replica is ready.
+/// The end of an attempt to replace the model: the label of [`RELOADS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReloadOutcome {
+    /// Requests use the new model.
+    Replaced,
+    /// The new model cannot be used.
+    Refused,
+}
+
+impl ReloadOutcome {
+    const ALL: [Self; 2] = [Self::Replaced, Self::Refused];
+}
+
+/// Describes all metrics, and creates the series of all except [`STARTUP`] and [`MODEL_INFO`], which exist once the replica
+/// is ready.
 /// Otherwise `/metrics` would lack each series until its first value is recorded.
 pub(crate) fn register() {
     for Metric { name, kind, help } in ALL {
@@ -93,8 +128,9 @@ pub(crate) fn register() {
         }
     }
     in_progress().set(0.0);
+    stale().set(0.0);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let _created = (latency(), batch_size(), not_finite(), Stage::ALL.map(stage));
+    let _created = (latency(), batch_size(), not_finite(), Stage::ALL.map(stage), ReloadOutcome::ALL.map(reloads));
 }
 
 /// The gauge [`IN_PROGRESS`].
@@ -125,6 +161,24 @@ pub(crate) fn batch_size() -> Histogram {
 /// The counter [`NOT_FINITE`].
 pub(crate) fn not_finite() -> Counter {
     counter!(NOT_FINITE)
+}
+
+/// The series of the counter [`RELOADS`] for `outcome`.
+pub(crate) fn reloads(outcome: ReloadOutcome) -> Counter {
+    match outcome {
+        ReloadOutcome::Replaced => counter!(RELOADS, "outcome" => "replaced"),
+        ReloadOutcome::Refused => counter!(RELOADS, "outcome" => "refused"),
+    }
+}
+
+/// The gauge [`STALE`].
+pub(crate) fn stale() -> Gauge {
+    gauge!(STALE)
+}
+
+/// The series of the gauge [`MODEL_INFO`] for `version`.
+pub(crate) fn model_info(version: String) -> Gauge {
+    gauge!(MODEL_INFO, "version" => version)
 }
 
 /// The gauge [`STARTUP`].

@@ -50,7 +50,19 @@ pub trait Model {
     /// # Errors
     /// If the engine fails. The message is that of the engine.
     fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError>;
+
+    /// The logits and the embeddings of a batch of images. An embedding is what the last layer makes the logits of: the
+    /// mean of each channel, `[features]`.
+    ///
+    /// # Errors
+    /// If the engine fails, or cannot give embeddings ([`ModelFactory::has_embeddings`]).
+    fn logits_and_embeddings(&mut self, _images: &[Input]) -> Result<Vec<Outputs>, InferenceError> {
+        Err(InferenceError::new("this engine gives no embeddings"))
+    }
 }
+
+/// The logits of an image, and its embedding.
+pub type Outputs = (Vec<f32>, Vec<f32>);
 
 /// Why a model could not be made, or why a forward pass failed.
 #[derive(Debug, thiserror::Error)]

@@ -4,11 +4,11 @@
 use crate::config::Config;
 use crate::handler::ReplicaHandler;
 use crate::metrics;
-use crate::model::{ModelFactory, ModelFile};
-use crate::pipeline::{FatalErrors, LoadedModel, Pipeline};
-use crate::served_model::ServedModel;
+use crate::model_files::ModelFiles;
+use crate::model_loader::ModelLoader;
+use crate::pipeline::{FatalErrors, Pipeline, Reloader};
+use crate::reload::{self, Watch};
 use crate::startup;
-use crate::transform::{Transform, TransformValues};
 use crate::work::WorkMeter;
 use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -18,7 +18,8 @@ use service::memory_budget::MemoryBudget;
 use service::readiness::{Latch, Readiness};
 use service::{server, telemetry};
 use slots::Slots;
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Serves until the process should stop, or the pipeline fails.
@@ -41,8 +42,7 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
     let listener = server::listen(config.listen).await?;
     tokio::spawn(telemetry::upkeep(prometheus.clone()));
     let readiness = Readiness::default();
-    let model = Arc::new(OnceLock::new());
-    let (pipeline, mut fatal_errors) = start_pipeline(&config, readiness.latch(), model.clone(), main_entered)?;
+    let (pipeline, mut fatal_errors) = start_pipeline(&config, readiness.latch(), main_entered)?;
     let capacity = config.sizes.capacity;
     // Each slot may have a body of the largest size.
     let request_memory = (config.request_limits.max_body_bytes as usize).saturating_add(REQUEST_BYTES);
@@ -56,7 +56,6 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
         body_limits: config.request_limits.body(readiness.clone()),
         memory_budget: MemoryBudget::new(body_memory),
         request_limits: config.request_limits,
-        model,
         name: config.name,
     });
     let handle = move |request| handler.clone().handle(request);
@@ -70,36 +69,32 @@ async fn serve(config: Config, prometheus: PrometheusHandle, main_entered: Insta
     }
 }
 
-/// Starts loading the model. `model` is set when the model is loaded, and `latch` is released when the replica is
-/// ready.
-fn start_pipeline(
-    config: &Config,
-    latch: Latch,
-    model: Arc<OnceLock<ServedModel>>,
-    main_entered: Instant,
-) -> Result<(Pipeline, FatalErrors)> {
-    let (source, setup, flags) = (config.model.clone(), config.setup, config.transform.clone());
-    let labels = config.labels.clone();
-    let load = move || {
-        let file = ModelFile::open(&source)?;
-        let (name, platform, description) = (file.name(), file.platform(), file.description());
-        let flags = [("flag", TransformValues::from(&flags))];
-        let files = description.transform.iter().map(|(source, values)| (source.as_str(), values.clone()));
-        let (transform, sources) = Transform::resolve(&flags.into_iter().chain(files).collect::<Vec<_>>());
-        tracing::info!("transform: {sources}");
-        let side = transform.crop as usize;
-        let factory = ModelFactory::new(file, side, setup)?;
-        let labels = labels.load(description.labels, factory.classes())?;
-        tracing::info!(model = name, classes = labels.len(), computed_by = %factory, "the model is loaded");
-        model.set(ServedModel { name, platform, labels, side }).expect("the model is loaded only once");
-        Ok(LoadedModel { factory, transform })
+/// Starts loading the model. `latch` is released when the replica is ready. From then on, the thread that has loaded the
+/// model replaces it when its files change.
+fn start_pipeline(config: &Config, latch: Latch, main_entered: Instant) -> Result<(Pipeline, FatalErrors)> {
+    let loader = ModelLoader {
+        source: config.model.clone(),
+        files: ModelFiles::new(
+            config.model.paths().into_iter().chain(config.labels.path()).map(Path::to_path_buf).collect(),
+        ),
+        setup: config.setup,
+        transform: config.transform.clone(),
+        labels: config.labels.clone(),
     };
-    let ready = move || {
+    let interval = config.reload_interval.filter(|_| !loader.files.is_empty());
+    let watch = Watch::new(loader.files.snapshot());
+    let loader = Arc::new(loader);
+    let first = loader.clone();
+    let ready = move |reloader: Reloader| {
+        metrics::model_info(reloader.version().unwrap_or_default()).set(1.0);
         become_ready(latch, startup::age(main_entered));
         // This call comes after readiness, which it would delay.
         convolution::memory::return_freed_memory();
+        if let Some(interval) = interval {
+            reload::run(&loader.files, watch, interval, reloader, |present| loader.load_other(present));
+        }
     };
-    Pipeline::start(config.sizes, config.pixels, load, ready)
+    Pipeline::start(config.sizes, config.pixels, move || first.load(), ready)
 }
 
 /// Makes the replica ready. `startup` is the time since exec. The latch is released last, so that all metrics and the

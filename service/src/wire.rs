@@ -3,6 +3,7 @@
 
 use hyper::Method;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// Headers beyond those of HTTP itself.
@@ -102,8 +103,14 @@ pub struct Answer {
     pub prediction: Prediction,
     /// The `top_k` most likely classes, best first.
     pub predictions: Vec<Prediction>,
+    /// The image's features before the last layer of the network, if the request asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Vec<f32>>,
     /// The name of the model.
     pub model: String,
+    /// The version of the model: the first 12 hexadecimal digits of the SHA-256 of its file.
+    #[serde(default)]
+    pub model_version: String,
     /// The name of the replica that answered.
     pub replica: String,
     /// The duration of each stage, in milliseconds.
@@ -111,7 +118,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An answer with `predictions`, best first.
+    /// An answer with `predictions`, best first, without an embedding and a version of the model.
     ///
     /// # Panics
     /// If `predictions` is empty.
@@ -122,7 +129,8 @@ impl Answer {
         timing_ms: Timing,
     ) -> Self {
         let prediction = predictions.first().expect("an answer has at least one prediction").clone();
-        Self { success: true, prediction, predictions, model: model.into(), replica: replica.into(), timing_ms }
+        let (model, model_version, replica) = (model.into(), String::new(), replica.into());
+        Self { success: true, prediction, predictions, embedding: None, model, model_version, replica, timing_ms }
     }
 }
 
@@ -371,16 +379,80 @@ pub fn takes_image(method: &Method, path: &str) -> bool {
 /// The number of predictions in an answer when the query does not set `top_k`.
 pub const DEFAULT_TOP_K: usize = 5;
 
-/// The value of `top_k` in a query string, 1 to 1000; [`DEFAULT_TOP_K`] if the query does not set it.
-///
-/// # Errors
-/// If the value is not a whole number from 1 to 1000 (status 400).
-pub fn top_k(query: Option<&str>) -> Result<usize, RequestError> {
-    let value = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("top_k="));
-    match value.map(number) {
-        None => Ok(DEFAULT_TOP_K),
-        Some(Some(count @ 1..=1000)) => Ok(count as usize),
-        Some(_) => Err(RequestError::new(Code::BadRequest, "top_k must be a whole number from 1 to 1000")),
+/// The number of predictions that a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopK {
+    /// This number, 1 to 1000, or fewer if the model has fewer classes.
+    Count(usize),
+    /// All classes.
+    All,
+}
+
+impl TopK {
+    /// The largest number of predictions.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::All => usize::MAX,
+        }
+    }
+}
+
+/// What the query of a request with an image asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PredictQuery {
+    /// The number of predictions in the answer: `top_k=N` or `top_k=all`.
+    pub top_k: TopK,
+    /// Whether the answer has the embedding of the image: `embedding=1`.
+    pub embedding: bool,
+}
+
+impl Default for PredictQuery {
+    /// What an empty query asks for: [`DEFAULT_TOP_K`] predictions.
+    fn default() -> Self {
+        Self { top_k: TopK::Count(DEFAULT_TOP_K), embedding: false }
+    }
+}
+
+impl PredictQuery {
+    /// Reads the query string. Other parameters mean nothing.
+    ///
+    /// # Errors
+    /// If `top_k` is neither a whole number from 1 to 1000 nor `all`, or `embedding` is neither 0 nor 1 (status 400).
+    pub fn parse(query: Option<&str>) -> Result<Self, RequestError> {
+        let value = |name: &str| {
+            let pairs = query.unwrap_or_default().split('&');
+            pairs.filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name).map(|(_, value)| value)
+        };
+        let malformed = |message| Err(RequestError::new(Code::BadRequest, message));
+        let top_k = match value("top_k").map(|value| (value, number(value))) {
+            None => TopK::Count(DEFAULT_TOP_K),
+            Some(("all", _)) => TopK::All,
+            Some((_, Some(count @ 1..=1000))) => TopK::Count(count as usize),
+            Some(_) => return malformed("top_k must be a whole number from 1 to 1000, or all"),
+        };
+        let embedding = match value("embedding") {
+            None | Some("0") => false,
+            Some("1") => true,
+            Some(_) => return malformed("embedding must be 1 or 0"),
+        };
+        Ok(Self { top_k, embedding })
+    }
+}
+
+impl fmt::Display for PredictQuery {
+    /// The query string, with its question mark; empty if the query asks for what an empty one does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = '?';
+        match self.top_k {
+            TopK::Count(DEFAULT_TOP_K) => {}
+            TopK::Count(count) => write!(f, "?top_k={count}")?,
+            TopK::All => f.write_str("?top_k=all")?,
+        }
+        if self.top_k != TopK::Count(DEFAULT_TOP_K) {
+            separator = '&';
+        }
+        if self.embedding { write!(f, "{separator}embedding=1") } else { Ok(()) }
     }
 }
 
@@ -474,18 +546,27 @@ mod tests {
     }
 
     #[test]
-    fn top_k_and_the_timeout_are_checked() {
-        for (query, expected) in [
-            (None, Some(5)),
-            (Some("a=b"), Some(5)),
-            (Some("a=b&top_k=3"), Some(3)),
-            (Some("top_k=0"), None),
-            (Some("top_k=1001"), None),
-            (Some("top_k=-1"), None),
-            (Some("top_k=+1"), None),
-            (Some("top_k="), None),
+    fn the_query_and_the_timeout_are_checked() {
+        let count = |count| Some((TopK::Count(count), false));
+        for (query, expected, written) in [
+            (None, count(5), ""),
+            (Some("a=b"), count(5), ""),
+            (Some("a=b&top_k=3"), count(3), "?top_k=3"),
+            (Some("top_k=5&embedding=0"), count(5), ""),
+            (Some("top_k=all"), Some((TopK::All, false)), "?top_k=all"),
+            (Some("embedding=1"), Some((TopK::Count(5), true)), "?embedding=1"),
+            (Some("embedding=1&top_k=1000"), Some((TopK::Count(1000), true)), "?top_k=1000&embedding=1"),
+            (Some("embedding=true"), None, ""),
+            (Some("top_k=0"), None, ""),
+            (Some("top_k=1001"), None, ""),
+            (Some("top_k=-1"), None, ""),
+            (Some("top_k=+1"), None, ""),
+            (Some("top_k=ALL"), None, ""),
+            (Some("top_k="), None, ""),
         ] {
-            assert_eq!(top_k(query).ok(), expected, "{query:?}");
+            let found = PredictQuery::parse(query).ok();
+            assert_eq!(found.map(|query| (query.top_k, query.embedding)), expected, "{query:?}");
+            assert_eq!(found.map_or_else(String::new, |query| query.to_string()), written, "{query:?}");
         }
         for (value, expected) in [
             (None, Some(None)),

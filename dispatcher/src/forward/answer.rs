@@ -17,9 +17,9 @@ const MAX_HEADERS: usize = 64;
 /// predictions less than 100 KiB.
 pub(super) const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// The largest body of an answer to an inference request, in bytes. The probabilities of an image take 13 KiB of JSON,
-/// and a request may have as many images as a replica has slots.
-pub(super) const MAX_INFER_BODY_BYTES: usize = 64 << 20;
+/// The largest body of an answer to an inference request, or with the predictions of all classes, in bytes. The
+/// probabilities of an image take 13 KiB of JSON, and a request may have as many images as a replica has slots.
+pub(super) const MAX_LONG_BODY_BYTES: usize = 64 << 20;
 
 /// The memory that is allocated for a body before its bytes arrive, in bytes. Without this limit, a head alone could
 /// take the largest length.

@@ -14,7 +14,7 @@ pub(super) fn classify(answer: Answer, endpoint: &Endpoint) -> Result<ReplicaAns
     let AnswerHeaders { kind, json_length, capacity, work, .. } = headers;
     let is_json = kind == BodyKind::Json;
     let (is_valid, is_busy) = match endpoint {
-        Endpoint::Predict { .. } => (is_json, is_json && is_busy(status, &body)),
+        Endpoint::Predict(_) => (is_json, is_json && is_busy(status, &body)),
         // Errors of the Open Inference Protocol have no code. A replica that tells its capacity says 503 only if its
         // slots are taken or its model is not loaded yet. The 503 of any other server is a failure like any 5xx.
         Endpoint::Infer(_) => {
@@ -58,6 +58,7 @@ fn is_busy(status: StatusCode, body: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::request::InferEndpoint;
+    use service::wire::PredictQuery;
     use std::time::Duration;
 
     #[test]
@@ -83,7 +84,7 @@ mod tests {
             (503, false, busy, Some(AttemptFailure::Server)),
         ] {
             let kind = if is_json { BodyKind::Json } else { BodyKind::Other };
-            let classified = classify(answer(status, kind, body), &Endpoint::Predict { top_k: 5 });
+            let classified = classify(answer(status, kind, body), &Endpoint::Predict(PredictQuery::default()));
             assert_eq!(classified.err(), expected, "{status} {is_json} {body}");
         }
     }

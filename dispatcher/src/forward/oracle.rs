@@ -16,6 +16,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
+use service::wire::PredictQuery;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,7 +36,7 @@ async fn ours(address: &str) -> Conclusion {
     let mut connection = ReplicaConnection::open(address).await.expect("the server listens");
     let head = format!("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", BODY.len());
     match connection.exchange(head.as_bytes(), &[Bytes::from_static(BODY)], MAX_BODY_BYTES, Instant::now()).await {
-        Ok(answer) => conclusion(classify(answer, &Endpoint::Predict { top_k: 5 })),
+        Ok(answer) => conclusion(classify(answer, &Endpoint::Predict(PredictQuery::default()))),
         Err(ExchangeError::Malformed(_)) => Err(AttemptFailure::Invalid),
         Err(ExchangeError::Ended { .. }) => Err(AttemptFailure::Died),
     }
@@ -60,7 +61,7 @@ async fn hypers(address: &str) -> Conclusion {
     match body.collect().await {
         Ok(body) => conclusion(classify(
             Answer { status: parts.status, headers, body: body.to_bytes(), allows_reuse: false },
-            &Endpoint::Predict { top_k: 5 },
+            &Endpoint::Predict(PredictQuery::default()),
         )),
         Err(error) => Err(failure(error)),
     }

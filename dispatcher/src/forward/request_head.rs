@@ -1,7 +1,7 @@
 //! Writes the head of the request that a replica receives. Pure.
 
 use crate::request::{BufferedRequest, Endpoint};
-use service::wire::{self, header};
+use service::wire::{PredictQuery, header};
 use std::time::Duration;
 
 /// The memory for a head, in bytes. A usual head has some 350, so that it is allocated once.
@@ -28,13 +28,8 @@ pub(super) fn write(
     let mut head = Vec::with_capacity(USUAL_HEAD_BYTES);
     head.extend_from_slice(b"POST ");
     match &request.endpoint {
-        Endpoint::Predict { top_k } => {
-            head.extend_from_slice(b"/predict");
-            if *top_k != wire::DEFAULT_TOP_K {
-                head.extend_from_slice(b"?top_k=");
-                number(&mut head, *top_k as u64);
-            }
-        }
+        Endpoint::Predict(query) if *query == PredictQuery::default() => head.extend_from_slice(b"/predict"),
+        Endpoint::Predict(query) => head.extend_from_slice(format!("/predict{query}").as_bytes()),
         Endpoint::Infer(infer) => head.extend_from_slice(infer.path.as_bytes()),
     }
     // Discovery publishes visible ASCII characters only, and hyper has checked the values of the client's headers, so
@@ -107,6 +102,7 @@ mod tests {
     use service::body::Chunks;
     use service::memory_budget::MemoryBudget;
     use service::trace::TraceContext;
+    use service::wire::TopK;
     use std::time::Instant;
 
     #[test]
@@ -129,11 +125,11 @@ mod tests {
         let path = "/v2/models/resnet18/infer".to_owned();
         let infer = InferEndpoint { path, json_length: Some(HeaderValue::from_static("120")) };
         for (endpoint, content_type, line, kind, is_granted) in [
-            (Endpoint::Predict { top_k: wire::DEFAULT_TOP_K }, None, "POST /predict HTTP/1.1", "", false),
+            (Endpoint::Predict(PredictQuery::default()), None, "POST /predict HTTP/1.1", "", false),
             (
-                Endpoint::Predict { top_k: 3 },
+                Endpoint::Predict(PredictQuery { top_k: TopK::Count(3), embedding: true }),
                 Some("image/png"),
-                "POST /predict?top_k=3 HTTP/1.1",
+                "POST /predict?top_k=3&embedding=1 HTTP/1.1",
                 "content-type: image/png\r\n",
                 true,
             ),

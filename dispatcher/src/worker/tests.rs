@@ -14,7 +14,7 @@ use service::body::Chunks;
 use service::memory_budget::MemoryBudget;
 use service::readiness::Readiness;
 use service::trace::TraceContext;
-use service::wire::DEFAULT_TOP_K;
+use service::wire::PredictQuery;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -132,7 +132,7 @@ fn the_work_for_an_answer_is_what_the_replica_says_but_no_more_than_the_time_sin
 
 fn buffered_request() -> Arc<BufferedRequest> {
     let (body, trace) = (Chunks::new(MemoryBudget::new(0)), TraceContext::from_headers(&HeaderMap::new()));
-    let (accepted, endpoint) = (Instant::now(), Endpoint::Predict { top_k: DEFAULT_TOP_K });
+    let (accepted, endpoint) = (Instant::now(), Endpoint::Predict(PredictQuery::default()));
     let deadline = accepted + FOREVER;
     let (content_type, tenant, timeline) = (None, Tenant::default(), None);
     Arc::new(BufferedRequest { body, content_type, tenant, endpoint, trace, accepted, deadline, timeline })

@@ -174,9 +174,12 @@ async fn well_formed_ids_are_kept_and_others_are_replaced() {
 async fn the_replica_receives_the_number_of_predictions_and_the_time_left() {
     let stub = StubReplica::start(StubBehavior::Prompt).await;
     let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &["--deadline=4s"]).await;
-    for (query, timeout, expected, most) in
-        [("", None, None, 4000), ("?top_k=3", Some("700"), Some("top_k=3"), 700), ("?a=b", Some("9000"), None, 4000)]
-    {
+    for (query, timeout, expected, most) in [
+        ("", None, None, 4000),
+        ("?top_k=3", Some("700"), Some("top_k=3"), 700),
+        ("?embedding=1&a=b&top_k=all", None, Some("top_k=all&embedding=1"), 4000),
+        ("?a=b", Some("9000"), None, 4000),
+    ] {
         let mut request = Request::post(format!("http://{}/infer{query}", dispatcher.program.address));
         if let Some(timeout) = timeout {
             request = request.header("x-request-timeout-ms", timeout);

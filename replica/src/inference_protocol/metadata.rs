@@ -43,7 +43,7 @@ struct TensorMetadata {
 impl<'a> ModelMetadata<'a> {
     /// The metadata of the served model.
     pub fn new(model: &'a ServedModel) -> Self {
-        let (classes, side) = (model.labels.len() as i64, model.side as i64);
+        let (classes, side) = (model.labels.len() as i64, model.side() as i64);
         Self {
             name: &model.name,
             versions: [VERSION],

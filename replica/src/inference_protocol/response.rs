@@ -2,7 +2,7 @@
 
 use super::VERSION;
 use super::output::{OutputTensor, RequestedOutput};
-use crate::ranking::top_k;
+use crate::ranking::best;
 use crate::softmax::softmax;
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,6 +12,8 @@ use serde::Serialize;
 pub struct InferenceResponse<'a> {
     /// The model's name.
     pub model: &'a str,
+    /// The version of the model, by the contents of its file.
+    pub version: &'a str,
     /// The id of the request, which the answer repeats.
     pub id: Option<&'a str>,
     /// The outputs that the request asks for.
@@ -36,9 +38,17 @@ pub struct Encoded {
 struct ResponseJson<'a> {
     model_name: &'a str,
     model_version: &'static str,
+    parameters: ResponseParameters<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     outputs: Vec<OutputJson>,
+}
+
+/// The protocol names a version by a path, which stays the same when the model is replaced.
+#[derive(Serialize)]
+struct ResponseParameters<'a> {
+    /// The version of the model, by the contents of its file.
+    model_version: &'a str,
 }
 
 /// The JSON of one output.
@@ -72,7 +82,8 @@ impl InferenceResponse<'_> {
     pub fn encode(self) -> Encoded {
         let mut tail = Vec::new();
         let outputs = self.outputs.iter().map(|&output| self.tensor(output, &mut tail)).collect();
-        let json = ResponseJson { model_name: self.model, model_version: VERSION, id: self.id, outputs };
+        let parameters = ResponseParameters { model_version: self.version };
+        let json = ResponseJson { model_name: self.model, model_version: VERSION, parameters, id: self.id, outputs };
         let mut body = serde_json::to_vec(&json).expect("strings and numbers can always be encoded as JSON");
         let json_length = self.outputs.iter().any(|output| output.binary).then_some(body.len());
         body.append(&mut tail);
@@ -103,7 +114,7 @@ impl InferenceResponse<'_> {
         };
         match (output.tensor, output.best) {
             (OutputTensor::Label, _) => {
-                let label = |row: &Vec<f32>| top_k(row, self.labels, 1).into_iter().map(|prediction| prediction.label);
+                let label = |row: &Vec<f32>| best(row, self.labels, 1).into_iter().map(|prediction| prediction.label);
                 (OutputElements::Strings(self.rows.iter().flat_map(label).collect()), None)
             }
             (_, Some(count)) => {
@@ -111,7 +122,7 @@ impl InferenceResponse<'_> {
                 let line = |class: service::wire::Prediction| {
                     format!("{:.6}:{}:{}", class.confidence, class.class_index, class.label)
                 };
-                let lines = self.rows.iter().flat_map(|row| top_k(&scores(row), self.labels, count)).map(line);
+                let lines = self.rows.iter().flat_map(|row| best(&scores(row), self.labels, count)).map(line);
                 (OutputElements::Strings(lines.collect()), Some(count.min(classes)))
             }
             (_, None) => (OutputElements::Numbers(self.rows.iter().flat_map(scores).collect()), Some(classes)),
@@ -152,7 +163,9 @@ mod tests {
         let labels = ["cat", "dog", "ox"].map(str::to_owned);
         // The probabilities are 1/4, 2/4 and 1/4 for the first image, and 7/10, 1/10 and 2/10 for the second.
         let rows = [vec![0.0, 2_f32.ln(), 0.0], vec![7_f32.ln(), 0.0, 2_f32.ln()]];
-        let encoded = InferenceResponse { model: "m", id: Some("7"), outputs, rows: &rows, labels: &labels }.encode();
+        let response =
+            InferenceResponse { model: "m", version: "0a", id: Some("7"), outputs, rows: &rows, labels: &labels };
+        let encoded = response.encode();
         let (json, tail) = encoded.body.split_at(encoded.json_length.unwrap_or(encoded.body.len()));
         (serde_json::from_slice(json).expect("JSON"), tail.to_vec())
     }
@@ -164,7 +177,7 @@ mod tests {
     #[test]
     fn the_data_of_an_output_is_a_part_of_the_json_by_default() {
         let outputs = [output(OutputTensor::Probabilities, Some(2), false), output(OutputTensor::Label, None, false)];
-        let expected = json!({"model_name": "m", "model_version": "1", "id": "7", "outputs": [
+        let expected = json!({"model_name": "m", "model_version": "1", "parameters": {"model_version": "0a"}, "id": "7", "outputs": [
             {"name": "probabilities", "datatype": "BYTES", "shape": [2, 2],
                 "data": ["0.500000:1:dog", "0.250000:0:cat", "0.700000:0:cat", "0.200000:2:ox"]},
             {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["dog", "cat"]},

@@ -109,6 +109,11 @@ impl ModelFactory {
         self.classes
     }
 
+    /// Whether the models give embeddings. A program decides by itself what it returns.
+    pub fn has_embeddings(&self) -> bool {
+        matches!(self.backend, Backend::Fused(_) | Backend::Libtorch(..))
+    }
+
     /// A model for the calling thread.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use super::directory::ModelDirectory;
 use super::onnx::{self, OnnxFile};
 use super::torchscript;
 use super::weights::{self, Weights};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The bundled weights, a classifier of twelve textured shapes; see `models/README.md`.
 static BUNDLED: &[u8] = include_bytes!("../../models/shapes.safetensors");
@@ -23,6 +23,22 @@ pub enum ModelSource {
     Directory(WeightsSource),
     /// A file of TorchScript, and the SHA-256 that its contents must have.
     TorchScript(PathBuf, [u8; 32]),
+}
+
+impl ModelSource {
+    /// The files and folders of the model.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Bundled => Vec::new(),
+            Self::Weights(source) | Self::Directory(source) => vec![&source.path],
+            Self::TorchScript(path, _) => vec![path],
+        }
+    }
+
+    /// Whether the files are data, and not a program, which is never loaded again.
+    pub fn is_data(&self) -> bool {
+        !matches!(self, Self::TorchScript(..))
+    }
 }
 
 /// A file or directory with weights.

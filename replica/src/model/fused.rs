@@ -4,7 +4,7 @@
 use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
 use super::thread_team::ThreadTeam;
-use super::{CHANNELS, InferenceError, Input, Model};
+use super::{CHANNELS, InferenceError, Input, Model, Outputs};
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
@@ -141,6 +141,11 @@ impl Activations {
 
     fn numbers(&self) -> &[f32] {
         &self.storage[..self.shape.pixels() * self.channels]
+    }
+
+    /// The numbers of each pixel: for images of one pixel, those of each image.
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.numbers().chunks_exact(self.channels)
     }
 
     fn numbers_mut(&mut self) -> &mut [f32] {
@@ -288,6 +293,18 @@ impl NetworkPlan {
         images: &[Input],
         side: usize,
     ) -> Result<Activations, InferenceError> {
+        let (logits, means) = self.forward_with_means(engine, images, side)?;
+        engine.release(means);
+        Ok(logits)
+    }
+
+    /// The logits, and the mean of each channel before the last layer, of images of `side` by `side` pixels.
+    fn forward_with_means(
+        &self,
+        engine: &mut FusedEngine,
+        images: &[Input],
+        side: usize,
+    ) -> Result<(Activations, Activations), InferenceError> {
         let at_once = if self.batched_from == 0 { images.len() } else { 1 };
         let mut parts = Vec::new();
         for images in images.chunks(at_once) {
@@ -296,7 +313,7 @@ impl NetworkPlan {
             engine.release(batch);
         }
         let activations = engine.concatenate(parts);
-        self.network.forward_from_block(engine, activations, self.batched_from)
+        self.network.forward_with_means(engine, activations, self.batched_from)
     }
 }
 
@@ -320,8 +337,17 @@ impl FusedModel {
 impl Model for FusedModel {
     fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
         let logits = self.plan.forward(&mut self.engine, images, self.side)?;
-        let rows = logits.numbers().chunks_exact(logits.channels).map(<[f32]>::to_vec).collect();
+        let rows = logits.rows().map(<[f32]>::to_vec).collect();
         self.engine.release(logits);
         Ok(rows)
+    }
+
+    fn logits_and_embeddings(&mut self, images: &[Input]) -> Result<Vec<Outputs>, InferenceError> {
+        let (logits, means) = self.plan.forward_with_means(&mut self.engine, images, self.side)?;
+        let outputs =
+            logits.rows().zip(means.rows()).map(|(logits, means)| (logits.to_vec(), means.to_vec())).collect();
+        self.engine.release(logits);
+        self.engine.release(means);
+        Ok(outputs)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::folded::FoldedConvolution;
 use super::network::{Engine, Network};
-use super::{CHANNELS, InferenceError, Input, Model};
+use super::{CHANNELS, InferenceError, Input, Model, Outputs};
 use convolution::Nonlinearity;
 use std::fmt;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
@@ -160,19 +160,30 @@ impl LibtorchModel {
     pub(super) fn options(&self) -> TensorOptions {
         self.options
     }
+
+    /// The logits, and the mean of each channel before the last layer.
+    fn forward(&self, images: &[Input]) -> Result<(Tensor, Tensor), InferenceError> {
+        let TensorOptions { device, kind, format } = self.options;
+        let input = input(images, self.side, device, kind)?;
+        let input = match format {
+            MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => input,
+            MemoryFormat::OneDnn => input.f_contiguous()?.f_to_mkldnn(None::<Kind>)?,
+        };
+        let mut engine = LibtorchEngine(self.options);
+        let activations = self.network.forward_to_block(&mut engine, &input, 0)?;
+        self.network.forward_with_means(&mut engine, activations, 0)
+    }
 }
 
 impl Model for LibtorchModel {
     fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
-        let TensorOptions { device, kind, format } = self.options;
+        no_grad(|| rows(&self.forward(images)?.0, images.len()))
+    }
+
+    fn logits_and_embeddings(&mut self, images: &[Input]) -> Result<Vec<Outputs>, InferenceError> {
         no_grad(|| {
-            let input = input(images, self.side, device, kind)?;
-            let input = match format {
-                MemoryFormat::WeightsAsStored | MemoryFormat::ChannelsLast => input,
-                MemoryFormat::OneDnn => input.f_contiguous()?.f_to_mkldnn(None::<Kind>)?,
-            };
-            let logits = self.network.forward(&mut LibtorchEngine(self.options), &input)?;
-            rows(&logits, images.len())
+            let (logits, means) = self.forward(images)?;
+            Ok(rows(&logits, images.len())?.into_iter().zip(rows(&means, images.len())?).collect())
         })
     }
 }

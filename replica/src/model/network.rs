@@ -81,12 +81,23 @@ impl<L> Network<L> {
         input: E::Activations,
         block: usize,
     ) -> Result<E::Activations, InferenceError> {
+        let (logits, means) = self.forward_with_means(engine, input, block)?;
+        engine.release(means);
+        Ok(logits)
+    }
+
+    /// Computes the logits, and the mean of each channel before the last layer, from the input of block `block`.
+    pub(super) fn forward_with_means<E: Engine<L>>(
+        &self,
+        engine: &mut E,
+        input: E::Activations,
+        block: usize,
+    ) -> Result<(E::Activations, E::Activations), InferenceError> {
         let activations = forward_blocks(engine, &self.blocks[block..], input)?;
         let means = engine.average_pool(&activations)?;
         engine.release(activations);
         let logits = engine.convolve(&self.head, &means, None, Nonlinearity::None)?;
-        engine.release(means);
-        Ok(logits)
+        Ok((logits, means))
     }
 
     /// The indices of the blocks that begin a stage, without the first block of the network.

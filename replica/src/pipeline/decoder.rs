@@ -1,8 +1,8 @@
 //! The decoding threads, which convert the bodies of requests and encoded images to the model's input.
 
-use super::Image;
-use super::batch_queue::BatchQueue;
+use super::generation::Current;
 use super::work_item::WorkItem;
+use super::{Image, ToDecode};
 use crate::decode::memory::DecodeMemory;
 use crate::decode::{self, ImageLimits};
 use crate::metrics::{self, Stage};
@@ -12,34 +12,41 @@ use crate::transform::Transform;
 use crossbeam_channel::Receiver;
 use service::wire::{Code, RequestError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Instant;
 
-/// The part that all decoders share. It closes the queue when the last decoder has ended.
-pub(super) struct Decoders {
-    queue: Arc<BatchQueue>,
+/// Decodes images. All threads that decode share it, and with it the memory for decoding.
+pub(super) struct Decoder {
     limits: ImageLimits,
     memory: DecodeMemory,
 }
 
-impl Decoders {
-    pub(super) fn new(queue: Arc<BatchQueue>, limits: ImageLimits) -> Self {
-        Self { queue, limits, memory: DecodeMemory::new(limits.memory_bytes) }
+impl Decoder {
+    pub(super) fn new(limits: ImageLimits) -> Self {
+        Self { limits, memory: DecodeMemory::new(limits.memory_bytes) }
     }
 
-    /// Decodes the images of the channel `images` until the channel is closed and empty.
-    pub(super) fn run(&self, images: &Receiver<WorkItem<Image>>, transform: Transform) {
+    /// Decodes the images of the channel `images` until the channel is closed and empty. An image without a generation gets
+    /// the present one.
+    pub(super) fn run(&self, images: &Receiver<WorkItem<ToDecode>>, current: &Current) {
         for item in images {
             if item.is_abandoned() || item.deadline <= Instant::now() {
                 item.expire("decoding");
                 continue;
             }
-            let WorkItem { image, deadline, entered, mut times, responder } = item;
-            match self.input(image, deadline, transform) {
-                Ok(input) => {
+            let WorkItem { image: (image, generation), wants_embedding, deadline, entered, mut times, responder } =
+                item;
+            let present = || current.get().expect("the decoders start after the first model is loaded");
+            let generation = generation.unwrap_or_else(present);
+            let decoded = match wants_embedding && !generation.model.has_embeddings {
+                true => Err(no_embeddings(&generation.model.name)),
+                false => self.input(image, deadline, generation.model.transform),
+            };
+            match decoded {
+                Ok(image) => {
                     times.decode = entered.elapsed();
                     metrics::stage(Stage::Decode).record(times.decode);
-                    self.queue.push(WorkItem { image: input, deadline, entered: Instant::now(), times, responder });
+                    let entered = Instant::now();
+                    generation.queue.push(WorkItem { image, wants_embedding, deadline, entered, times, responder });
                 }
                 Err(error) => responder.send(Err(error)),
             }
@@ -73,10 +80,10 @@ impl Decoders {
     }
 }
 
-impl Drop for Decoders {
-    fn drop(&mut self) {
-        self.queue.close();
-    }
+fn no_embeddings(model: &str) -> RequestError {
+    let message =
+        format!("{model:?} gives no embeddings, because it is a program; send the request without embedding=1");
+    RequestError::new(Code::BadRequest, message)
 }
 
 fn request_error(error: &decode::Error) -> RequestError {

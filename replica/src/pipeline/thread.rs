@@ -1,5 +1,6 @@
 //! Starts the named threads of the pipeline, and reports their failures to the owner of the pipeline.
 
+use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 /// Reports to the pipeline's owner that the pipeline cannot go on. If a thread drops the sender while it panics, the
@@ -28,7 +29,11 @@ impl Drop for FatalErrorSender {
 ///
 /// # Errors
 /// If the system refuses another thread.
-pub(super) fn start(name: &str, errors: FatalErrorSender, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+pub(super) fn start(
+    name: &str,
+    errors: FatalErrorSender,
+    body: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
     let run = move || {
         // Dropped while a panic of `body` unwinds, which reports the panic.
         let _errors = errors;
@@ -37,6 +42,5 @@ pub(super) fn start(name: &str, errors: FatalErrorSender, body: impl FnOnce() + 
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| {
         let advice = "lower --workers, or raise the limit of processes (ulimit -u, pids.max)";
         anyhow::anyhow!("start the thread {name}: {error}; {advice}")
-    })?;
-    Ok(())
+    })
 }

@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 /// [`crate::model::Input`].
 pub(super) struct WorkItem<T> {
     pub(super) image: T,
+    /// Whether the request asks for the embedding of the image.
+    pub(super) wants_embedding: bool,
     pub(super) deadline: Instant,
     /// The instant at which the image entered the present stage.
     pub(super) entered: Instant,

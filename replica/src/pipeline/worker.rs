@@ -6,8 +6,10 @@ use super::{Classification, StageTimes};
 use crate::batch::Batch;
 use crate::metrics::{self, Stage};
 use crate::model::{InferenceError, Input, Model};
+use crate::served_model::ServedModel;
 use crate::transform::Transform;
 use service::wire::{Code, RequestError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest time for which further batch sizes are tried in the warm-up. Passes of 64 images alone would take a worker
@@ -45,44 +47,49 @@ pub(super) fn warm_up(
 }
 
 /// Classifies batches until the queue is closed and empty.
-pub(super) fn run(model: &mut dyn Model, transform: Transform, queue: &BatchQueue) {
+pub(super) fn run(model: &mut dyn Model, served: &Arc<ServedModel>, queue: &BatchQueue) {
     while let Some(Batch { mut images, expired }) = queue.take() {
         let abandoned = images.extract_if(.., |item| item.is_abandoned());
         expired.into_iter().chain(abandoned).for_each(|item| item.expire("inference"));
         if !images.is_empty() {
             let count = images.len();
-            let took = infer(model, transform, images);
+            let took = infer(model, served, images);
             queue.record(count, took);
         }
     }
 }
 
 /// Runs one forward pass and answers its requests. Returns the time of the pass.
-fn infer(model: &mut dyn Model, transform: Transform, batch: Vec<WorkItem<Input>>) -> Duration {
+fn infer(model: &mut dyn Model, served: &Arc<ServedModel>, batch: Vec<WorkItem<Input>>) -> Duration {
     let started = Instant::now();
-    let (inputs, responders): (Vec<Input>, Vec<(StageTimes, Responder)>) = batch
+    let (inputs, responders): (Vec<Input>, Vec<(StageTimes, bool, Responder)>) = batch
         .into_iter()
-        .map(|WorkItem { image, entered, mut times, responder, .. }| {
+        .map(|WorkItem { image, wants_embedding, entered, mut times, responder, .. }| {
             times.batch = started.saturating_duration_since(entered);
-            (image, (times, responder))
+            (image, (times, wants_embedding, responder))
         })
         .unzip();
-    let outcome = model.logits(&inputs);
+    let outcome = match responders.iter().any(|(_, wants_embedding, _)| *wants_embedding) {
+        true => model.logits_and_embeddings(&inputs),
+        false => model.logits(&inputs).map(|rows| rows.into_iter().map(|logits| (logits, Vec::new())).collect()),
+    };
     let inference = started.elapsed();
     metrics::batch_size().record(inputs.len() as f64);
     metrics::stage(Stage::Forward).record(inference);
     match outcome {
         Ok(rows) => {
-            for (((mut times, responder), logits), input) in responders.into_iter().zip(rows).zip(&inputs) {
+            let answers = responders.into_iter().zip(rows).zip(&inputs);
+            for (((mut times, wants_embedding, responder), (logits, embedding)), input) in answers {
                 times.inference = inference;
                 metrics::stage(Stage::Queue).record(times.batch);
-                let checked = check_finite(&logits, input, transform);
-                responder.send(checked.map(|()| Classification { logits, times }));
+                let checked = check_finite(&logits, &embedding, input, &served.transform);
+                let embedding = wants_embedding.then_some(embedding);
+                responder.send(checked.map(|()| Classification { logits, embedding, times, model: served.clone() }));
             }
         }
         Err(failure) => {
             tracing::error!(%failure, images = inputs.len(), "a forward pass failed; its requests get status 500");
-            for (_, responder) in responders {
+            for (_, _, responder) in responders {
                 responder.send(Err(RequestError::new(Code::Internal, failure.to_string())));
             }
         }
@@ -94,12 +101,13 @@ fn infer(model: &mut dyn Model, transform: Transform, batch: Vec<WorkItem<Input>
 /// as any number that the transform makes of a picture. Clients that normalise in another way stay far below.
 const MOST_TIMES_A_PICTURE: f32 = 1e3;
 
-/// Checks that all logits of `input` are finite numbers. JSON has no others, and no softmax can be computed from them.
+/// Checks that the logits and the embedding of `input` are finite numbers. JSON has no others, and no softmax can be
+/// computed from them.
 ///
 /// # Errors
 /// If the client sent numbers that are too large for any model (status 400), or else the model is broken (500).
-fn check_finite(logits: &[f32], input: &[f32], transform: Transform) -> Result<(), RequestError> {
-    if logits.iter().all(|logit| logit.is_finite()) {
+fn check_finite(logits: &[f32], embedding: &[f32], input: &[f32], transform: &Transform) -> Result<(), RequestError> {
+    if logits.iter().chain(embedding).all(|number| number.is_finite()) {
         return Ok(());
     }
     let most = MOST_TIMES_A_PICTURE * transform.largest_input();

@@ -6,6 +6,7 @@ mod inference_protocol;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod readiness;
+mod reload;
 mod replica;
 mod slots;
 mod uploads;

@@ -142,7 +142,7 @@ proptest! {
 #[test]
 fn an_answer_to_an_inference_request_may_be_long_and_takes_memory_as_it_arrives() {
     let whole: Vec<u8> = (0..(5 << 20) + 7).map(|index: usize| (index % 251) as u8).collect();
-    let mut reader = AnswerReader::new(MAX_INFER_BODY_BYTES);
+    let mut reader = AnswerReader::new(MAX_LONG_BODY_BYTES);
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", whole.len());
     assert_eq!(reader.read(head.as_bytes()), Ok(None));
     let mut answer = None;
@@ -155,7 +155,7 @@ fn an_answer_to_an_inference_request_may_be_long_and_takes_memory_as_it_arrives(
         assert!(taken <= whole.len().min(2 * arrived.max(FIRST_BODY_BYTES)), "{taken} bytes for {arrived}");
     }
     assert!(answer.is_some_and(|answer| answer.body == whole));
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_INFER_BODY_BYTES + 1);
-    let read = AnswerReader::new(MAX_INFER_BODY_BYTES).read(head.as_bytes());
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_LONG_BODY_BYTES + 1);
+    let read = AnswerReader::new(MAX_LONG_BODY_BYTES).read(head.as_bytes());
     assert!(matches!(read, Err(Malformed::LongBody { .. })), "{read:?}");
 }

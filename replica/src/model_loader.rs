@@ -1,0 +1,62 @@
+//! Loads the model with its labels and its transform, at the start and again when its files have changed.
+
+use crate::labels::LabelSource;
+use crate::model::{ModelFactory, ModelFile, ModelSource, Setup};
+use crate::model_files::ModelFiles;
+use crate::pipeline::LoadedModel;
+use crate::served_model::ServedModel;
+use crate::transform::{Transform, TransformFlags, TransformValues};
+use anyhow::Result;
+
+/// Where the model comes from, and how it is run.
+pub struct ModelLoader {
+    /// The source of the model.
+    pub source: ModelSource,
+    /// The files of the model and of its labels.
+    pub files: ModelFiles,
+    /// The settings with which the model runs.
+    pub setup: Setup,
+    /// The values of the transform that override those of the model's files.
+    pub transform: TransformFlags,
+    /// The source of the class names.
+    pub labels: LabelSource,
+}
+
+impl ModelLoader {
+    /// Loads the model, and meanwhile hashes its files.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the model or its labels cannot be used.
+    pub fn load(&self) -> Result<LoadedModel<ModelFactory>> {
+        std::thread::scope(|scope| {
+            let version = scope.spawn(|| self.files.version());
+            let mut loaded = self.load_files(String::new())?;
+            loaded.model.version = version.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(loaded)
+        })
+    }
+
+    /// Loads the model if its files have another version than the `present` one. Otherwise returns `None`, as for a file
+    /// that was only touched.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_other(&self, present: &str) -> Result<Option<LoadedModel<ModelFactory>>> {
+        let version = self.files.version()?;
+        if version == present { Ok(None) } else { self.load_files(version).map(Some) }
+    }
+
+    fn load_files(&self, version: String) -> Result<LoadedModel<ModelFactory>> {
+        let file = ModelFile::open(&self.source)?;
+        let (name, platform, description) = (file.name(), file.platform(), file.description());
+        let flags = [("flag", TransformValues::from(&self.transform))];
+        let files = description.transform.iter().map(|(source, values)| (source.as_str(), values.clone()));
+        let (transform, sources) = Transform::resolve(&flags.into_iter().chain(files).collect::<Vec<_>>());
+        tracing::info!("transform: {sources}");
+        let factory = ModelFactory::new(file, transform.crop as usize, self.setup)?;
+        let labels = self.labels.load(description.labels, factory.classes())?;
+        let has_embeddings = factory.has_embeddings();
+        tracing::info!(model = name, version, classes = labels.len(), computed_by = %factory, "the model is loaded");
+        Ok(LoadedModel { factory, model: ServedModel { name, platform, version, labels, transform, has_embeddings } })
+    }
+}
