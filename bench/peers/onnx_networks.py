@@ -84,7 +84,7 @@ def ready(address):
 def served(program, path, images):
     """The logits of a replica that serves the file."""
     command = [program, "--weights", path, "--listen", "127.0.0.1:0", "--workers", "1", "--max-batch", str(IMAGES)]
-    command += ["--capacity", "8", "--log", "error", "--exit-with-parent"]
+    command += ["--capacity", "8", "--deadline", "60s", "--log", "error", "--exit-with-parent"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as replica:
         try:
             address = replica.stdout.readline().split()[-1]
