@@ -126,7 +126,7 @@ impl OnnxNetwork {
     /// # Errors
     /// If the memory does not suffice for another copy of the weights.
     pub(super) fn model(&self) -> Result<Box<dyn Model>, InferenceError> {
-        let tried = self.tried.lock().map_or(WeightsSource::file(tiny()), |mut tried| tried.take());
+        let tried = self.tried.lock().map_or(None, |mut tried| tried.take());
         let session = tried.map_or_else(|| self.file.session(self.side, self.threads), Ok);
         Ok(Box::new(OnnxModel(session.map_err(InferenceError::new)?)))
     }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn the_side_of_the_network_and_its_metadata_make_the_transform() {
         let file = ModelFile::open(&ModelSource::Weights(WeightsSource::file(tiny()))).expect("a classifier");
-        assert_eq!((file.name(), file.platform()), ("tiny", "onnx_onnxv1"));
+        assert_eq!((&*file.name(), file.platform()), ("tiny", "onnx_onnxv1"));
         let description = file.description();
         assert_eq!(description.labels.expect("the metadata names the classes").names, ["ant", "bee", "cat", "dog"]);
         let values: Vec<_> =
