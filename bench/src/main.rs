@@ -8,6 +8,7 @@ mod hop;
 mod images;
 mod loadgen;
 mod memory;
+mod onnx;
 mod output;
 mod parity;
 mod processor_time;
@@ -76,6 +77,8 @@ enum Subject {
     /// Checkpoints of torch, torchvision, timm, transformers and safetensors: logits next to torch's, and refusals; exit
     /// status 0 if all are as expected
     Zoo(zoo::Options),
+    /// Networks that torch exports to ONNX: the replica's logits next to torch's; exit status 0 if they agree
+    Onnx(onnx::Options),
     /// One workload with each scaling law in turn, each with new processes, and a comparison of the results
     #[command(override_usage = "cargo xtask experiment [OPTIONS]")]
     Experiment(experiment::Options),
@@ -111,6 +114,7 @@ fn run(subject: &Subject) -> Result<()> {
         Subject::Replica(options) => replica::run(options),
         Subject::Parity(options) => parity::run(options),
         Subject::Zoo(options) => zoo::run(options),
+        Subject::Onnx(options) => onnx::run(options),
         Subject::Experiment(options) => experiment::run(options),
     }
 }

@@ -35,11 +35,14 @@ pub(crate) const TORCHVISION: Environment = Environment {
     download: "about 3 GB, most of it CUDA's libraries, 5 GB once unpacked",
 };
 
-/// The environment of [`TORCHVISION`] with timm and transformers, for checkpoints as they write them.
+/// The environment of [`TORCHVISION`] with timm, transformers and torch's exporters to ONNX, for models as they write
+/// them.
 pub(crate) const ZOO: Environment = Environment {
     name: "zoo",
     packages: &[
         "numpy==2.4.6",
+        "onnx==1.23.2",
+        "onnxscript==0.7.2",
         "pillow==13.0.0",
         "safetensors==0.8.0",
         "timm==1.0.31",

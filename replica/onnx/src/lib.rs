@@ -10,6 +10,7 @@ mod protobuf;
 mod runtime;
 mod session;
 mod signature;
+mod size;
 #[cfg(test)]
 mod tests;
 

@@ -329,6 +329,12 @@ fn damaged_files_are_refused_or_computed_but_never_end_the_process() {
 }
 
 #[test]
+fn a_short_file_that_would_take_much_memory_is_refused() {
+    let many = changed(|graph| graph.nodes = vec![Node::default(); 1_000_000]);
+    assert!(Saved::new(&many).refusal().contains("more than a million parts"));
+}
+
+#[test]
 fn graphs_inside_of_graphs_are_refused_beyond_a_depth() {
     let mut graph = network().graph.expect("a graph");
     for _ in 0..200 {
