@@ -115,6 +115,10 @@ pub struct Args {
     /// these; by default half of the memory that this process may use (control groups included), at most 2 GiB
     #[arg(long, env = "ROUNDHOUSE_DECODE_BYTES", value_parser = clap::value_parser!(u64).range(MIN_DECODE_BYTES..))]
     pub decode_bytes: Option<u64>,
+    /// Turn and mirror images as their EXIF metadata says, such as pictures of phones; without it, pixels are as stored,
+    /// except those of TIFF files, which are always turned
+    #[arg(long, env = "ROUNDHOUSE_ORIENT")]
+    pub orient: bool,
     /// Name of this replica, which its answers contain; by default replica-PID
     #[arg(long, env = "ROUNDHOUSE_NAME")]
     pub name: Option<String>,
@@ -199,6 +203,7 @@ impl TryFrom<Args> for Config {
             pixels: ImageLimits {
                 max_pixels: args.max_pixels,
                 memory_bytes: args.decode_bytes.unwrap_or_else(|| memory::default_bytes().max(MIN_DECODE_BYTES)),
+                orient: args.orient,
             },
             name: args.name.unwrap_or_else(|| format!("replica-{}", std::process::id())),
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },

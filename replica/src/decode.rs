@@ -5,11 +5,16 @@
 //! `convert("RGB")`. But Pillow paints the missing part of a damaged or incomplete file grey, and this module refuses
 //! the file.
 
+mod bmp;
+mod gif;
 mod jpeg;
 pub mod memory;
+mod orientation;
 mod panics;
 mod png;
 mod webp;
+
+use orientation::Orientation;
 
 /// A decoded image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +31,7 @@ pub struct Pixels {
 /// has only one pixel.
 pub const MAX_SIDE: u32 = 65_535;
 
-/// The limits of images.
+/// The limits of images, and what is done to them.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
     /// Most pixels of one image, width × height. The decoded image takes three bytes for each pixel. Decoding takes up
@@ -34,13 +39,15 @@ pub struct ImageLimits {
     pub max_pixels: u64,
     /// Most bytes of memory for all images that are decoded at the same time.
     pub memory_bytes: u64,
+    /// Whether images are turned and mirrored as their EXIF metadata says.
+    pub orient: bool,
 }
 
 impl Default for ImageLimits {
     /// 50 megapixels, which is the size of images from the largest common phone cameras, and 512 MiB, which suffice to
     /// decode one of that size in any format.
     fn default() -> Self {
-        Self { max_pixels: 50_000_000, memory_bytes: 512 << 20 }
+        Self { max_pixels: 50_000_000, memory_bytes: 512 << 20, orient: false }
     }
 }
 
@@ -48,7 +55,7 @@ impl Default for ImageLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The first bytes belong to no supported format.
-    #[error("the file is not a JPEG, PNG or WebP file; send one of these formats")]
+    #[error("the file is not a JPEG, PNG, WebP, GIF or BMP file; send one of these formats")]
     UnknownFormat,
     /// The header announces more pixels than [`ImageLimits::max_pixels`].
     #[error("the image has {width}x{height} pixels, over the limit of {limit} pixels; send a smaller image")]
@@ -84,7 +91,7 @@ pub enum Error {
     /// The file is truncated, corrupt, or of a kind that is not supported.
     #[error("the {format} file cannot be decoded: {reason}")]
     Corrupt {
-        /// The format of the file: `JPEG`, `PNG` or `WebP`.
+        /// The format of the file: such as `JPEG`.
         format: &'static str,
         /// The defect of the file, as a part of the message.
         reason: String,
@@ -95,7 +102,9 @@ pub enum Error {
 trait Picture {
     /// See [`Image::memory_bytes`].
     fn memory_bytes(&self) -> u64;
-    /// Decodes the pixels.
+    /// The EXIF metadata.
+    fn exif(&self) -> Option<&[u8]>;
+    /// Decodes the pixels as they are stored.
     fn decode(&self) -> Result<Pixels, Error>;
 }
 
@@ -103,10 +112,12 @@ trait Picture {
 pub struct Image<'file> {
     format: &'static str,
     picture: Box<dyn Picture + 'file>,
+    /// The orientation to apply, if it changes anything.
+    orientation: Option<Orientation>,
 }
 
 impl<'file> Image<'file> {
-    /// Reads the headers of a JPEG, PNG or WebP file. Takes no memory for pixels.
+    /// Reads the headers of a file. Takes no memory for pixels.
     ///
     /// # Errors
     /// If the format is unknown, the image is over the limits, the file is truncated, corrupt or of an unsupported kind,
@@ -116,30 +127,41 @@ impl<'file> Image<'file> {
         let (format, reader): (&'static str, Reader<'file>) = match file {
             [0xFF, 0xD8, 0xFF, ..] => ("JPEG", jpeg::read),
             [0x89, b'P', b'N', b'G', ..] => ("PNG", png::read),
+            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => ("GIF", gif::read),
+            [b'B', b'M', ..] => ("BMP", bmp::read),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("WebP", webp::read),
             _ => return Err(Error::UnknownFormat),
         };
         let picture = caught(format, || reader(file, limits))?;
-        let (bytes, limit) = (picture.memory_bytes(), limits.memory_bytes);
+        let orientation = picture.exif().filter(|_| limits.orient).and_then(Orientation::of_exif);
+        let image = Self { format, picture, orientation };
+        let (bytes, limit) = (image.memory_bytes(), limits.memory_bytes);
         if bytes > limit {
             return Err(Error::TooMuchMemory { bytes, limit });
         }
-        Ok(Self { format, picture })
+        Ok(image)
     }
 
     /// Most bytes of memory that [`Image::decode`] takes, the result included. A file that ends early takes less, because
     /// memory is used only as far as pixels arrive.
     pub fn memory_bytes(&self) -> u64 {
-        self.picture.memory_bytes()
+        let decoding = self.picture.memory_bytes();
+        // Decoding takes at least the three bytes of each pixel, and turning takes those twice.
+        if self.orientation.is_some() { 2 * decoding } else { decoding }
     }
 
     /// Decodes the image, or the first frame of an animation. As in Pillow's `convert("RGB")`, alpha is dropped, grey
-    /// becomes three equal channels, and colour profiles and EXIF rotation are not applied.
+    /// becomes three equal channels, and colour profiles are not applied. The EXIF orientation is applied if
+    /// [`ImageLimits::orient`] is set.
     ///
     /// # Errors
     /// If the file is truncated, corrupt or of an unsupported kind, or the decoder panics.
     pub fn decode(&self) -> Result<Pixels, Error> {
-        caught(self.format, || self.picture.decode())
+        let stored = caught(self.format, || self.picture.decode())?;
+        Ok(match self.orientation {
+            Some(orientation) => orientation.apply(&stored),
+            None => stored,
+        })
     }
 }
 

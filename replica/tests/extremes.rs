@@ -90,7 +90,8 @@ fn status(field: &str) -> u64 {
 }
 
 fn data(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/odd").join(name);
+    let folder = if name.contains('/') { "tests/data" } else { "tests/data/odd" };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -103,6 +104,7 @@ fn extreme_headers_take_no_more_than_their_data() {
     png_chunks(&mut worst);
     jpeg_headers(&mut worst);
     webp_headers(&mut worst);
+    gif_and_bmp_headers(&mut worst);
     bytes_of_headers(&mut worst);
     for ((kind, is_image), (slowest, largest, count)) in worst.0 {
         println!("{kind}: {count} {}", if is_image { "images" } else { "refused files" });
@@ -260,11 +262,41 @@ fn webp_headers(worst: &mut Worst) {
     }
 }
 
+/// Sides of 16 bits in the headers of GIF files, and of 32 bits in those of BMP files, with the data of a small image.
+fn gif_and_bmp_headers(worst: &mut Worst) {
+    for (width, height) in SIDES.iter().flat_map(|width| SIDES.map(|height| (*width, height))) {
+        for (base, descriptor) in [
+            ("foreign/part.gif", b",\x03\0\x04\0"),
+            ("foreign/part-transparent.gif", b",\x03\0\x04\0"),
+            ("foreign/interlaced.gif", b",\0\0\0\0"),
+        ] {
+            let file = data(base);
+            let frame = file.windows(5).position(|part| part == descriptor).expect("a frame") + 5;
+            for places in [&[6][..], &[frame], &[6, frame]] {
+                let mut patched = file.clone();
+                for &at in places {
+                    patched[at..at + 2].copy_from_slice(&(width as u16).to_le_bytes());
+                    patched[at + 2..at + 4].copy_from_slice(&(height as u16).to_le_bytes());
+                }
+                worst.add("GIF header", &format!("{base}, {width}x{height} at {places:?}"), &patched);
+            }
+        }
+        for base in ["foreign/1.bmp", "foreign/8.bmp", "foreign/16.bmp", "foreign/runs.bmp", "foreign/runs-4.bmp"] {
+            let mut patched = data(base);
+            patched[18..22].copy_from_slice(&width.to_le_bytes());
+            patched[22..26].copy_from_slice(&height.to_le_bytes());
+            worst.add("BMP header", &format!("{base}, {width}x{height}"), &patched);
+        }
+    }
+}
+
 /// Each of the first bytes of a file of each kind is set to extreme values. Checksums of PNG chunks are made right.
 fn bytes_of_headers(worst: &mut Worst) {
     for (kind, bases) in [
         ("byte of a JPEG", &["420-restart.jpg", "16x16-2p.jpg", "ink444-2.jpg", "arithmetic.jpg", "grey22.jpg"][..]),
         ("byte of a PNG", &["3-4-interlaced.png", "6-16.png", "animated.png", "metadata.png"]),
+        ("byte of a GIF", &["foreign/part.gif", "foreign/own-palette.gif", "foreign/interlaced.gif"]),
+        ("byte of a BMP", &["foreign/8.bmp", "foreign/runs.bmp", "foreign/32-masks-4.bmp", "foreign/4-core.bmp"]),
         ("byte of a WebP", &["lossless-alpha.webp", "lossy-alpha.webp", "lossy-animated.webp", "metadata.webp"]),
     ] {
         for base in bases {

@@ -1,4 +1,5 @@
 //! Times decoding and the transform, from the bytes of an image file to the model's input, next to PIL and torchvision.
+//! Times the JPEG decoder alone, to RGB, next to libjpeg-turbo.
 
 use super::RunContext;
 use super::measuring_process::MeasuringProcess;
@@ -12,26 +13,34 @@ use std::process::Command;
 /// Number of times that the file is decoded in a turn.
 const REPEATS: u32 = 10;
 
-/// Figures about the milliseconds of the replica and of PIL, and their ratio, for a file of 38 KB and one of 166 KB.
+/// Figures about the milliseconds of the replica and of PIL, of the JPEG decoder and of libjpeg-turbo, and their ratios,
+/// for a file of 38 KB and one of 166 KB.
 ///
 /// # Errors
 /// If a measuring process fails.
 pub(super) fn measure(run: &RunContext) -> Result<Vec<Figure>> {
     let files = [&run.images().small, &run.images().large];
-    let mut own = Command::new(paths::program("bench-replica"));
-    own.arg("decode");
-    let commands = [own, run.torchvision()?.script("decode.py")];
-    let mut processes = Vec::new();
-    for (mut command, name) in commands.into_iter().zip(["decode-replica", "decode-pil"]) {
-        command.args(files);
-        processes.push(MeasuringProcess::start(name, command, run.folder)?);
-    }
+    let own = |decoder: &str| {
+        let mut command = Command::new(paths::program("bench-replica"));
+        command.args(["decode", "--decoder", decoder]);
+        command
+    };
     let mut figures = Vec::new();
-    for (index, size) in ["38k", "166k"].into_iter().enumerate() {
-        let [own, theirs] = time(index, &mut processes, run.rounds)?;
-        figures.push(Figure::ratio(format!("decode_ratio_pil_{size}"), &own, &theirs));
-        figures.push(Figure::median(format!("decode_ms_replica_{size}"), own, "ms"));
-        figures.push(Figure::median(format!("decode_ms_pil_{size}"), theirs, "ms"));
+    for (stage, names, commands) in [
+        ("decode", ["replica", "pil"], [own("replica"), run.torchvision()?.script("decode.py")]),
+        ("jpeg", ["jpeg", "libjpeg_turbo"], [own("jpeg"), own("libjpeg-turbo")]),
+    ] {
+        let mut processes = Vec::new();
+        for (mut command, name) in commands.into_iter().zip(names) {
+            command.args(files);
+            processes.push(MeasuringProcess::start(&format!("{stage}-{name}"), command, run.folder)?);
+        }
+        for (index, size) in ["38k", "166k"].into_iter().enumerate() {
+            let [own, theirs] = time(index, &mut processes, run.rounds)?;
+            figures.push(Figure::ratio(format!("{stage}_ratio_{}_{size}", names[1]), &own, &theirs));
+            figures.push(Figure::median(format!("{stage}_ms_{}_{size}", names[0]), own, "ms"));
+            figures.push(Figure::median(format!("{stage}_ms_{}_{size}", names[1]), theirs, "ms"));
+        }
     }
     Ok(figures)
 }

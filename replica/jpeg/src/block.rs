@@ -7,13 +7,15 @@
 /// The coefficients of one block, row by row.
 pub(super) type Block = [i16; 64];
 
-/// The index in a [`Block`] of each coefficient in zigzag order, in which a file stores coefficients (T.81 figure A.6).
+/// The index in a [`Block`] of each coefficient in zigzag order, in which a file stores coefficients (T.81 figure A.6). Some
+/// encoders write coefficients beyond the last one. As in libjpeg, they count as the last one.
 #[rustfmt::skip]
-pub(super) const ZIGZAG: [u8; 64] = [
+pub(super) const ZIGZAG: [u8; 64 + 16] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
     12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63,
 ];
 
 /// The index in a [`Block`] of the coefficient whose index in zigzag order is `zigzag_index`.
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_zigzag_order_contains_every_index_once() {
-        let mut places = ZIGZAG;
+        let mut places: Vec<u8> = ZIGZAG[..64].to_vec();
         places.sort_unstable();
         assert!(places.iter().copied().eq(0..64));
     }

@@ -70,7 +70,7 @@ impl BitReader<'_> {
             }
             next += 1;
         }
-        if next > scan.band.end { Err(DAMAGED) } else { Ok(0) }
+        Ok(0)
     }
 
     /// Reads one more bit of each coefficient in a band of one block. Coefficients that were zero so far may become one
@@ -107,9 +107,6 @@ impl BitReader<'_> {
                 next += 1;
             }
             if size > 0 {
-                if next >= scan.band.end {
-                    return Err(DAMAGED);
-                }
                 coefficients[natural_index(next)?] = fresh;
             }
             next += 1;

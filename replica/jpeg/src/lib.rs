@@ -69,6 +69,7 @@ pub enum Error {
 pub struct JpegFile<'file> {
     frame: FrameHeader,
     colours: ColourSpace,
+    exif: Option<&'file [u8]>,
     /// All segments except the frame header, in the order of the file.
     segments: Vec<Segment<'file>>,
 }
@@ -80,13 +81,14 @@ impl<'file> JpegFile<'file> {
     /// # Errors
     /// If the file has more than `max_pixels` pixels, has no end marker, is malformed or is of an unsupported kind.
     pub fn read(file: &'file [u8], max_pixels: u64) -> Result<Self, Error> {
-        let (mut frame, mut jfif, mut adobe, mut scans, mut table_bytes) = (None, false, None, 0, 0);
+        let (mut frame, mut jfif, mut adobe, mut exif, mut scans, mut table_bytes) = (None, false, None, None, 0, 0);
         let mut segments = Vec::new();
         for segment in Segments::of(file) {
             let segment = segment.map_err(Error::Corrupt)?;
             match segment {
                 Segment::Jfif => jfif = true,
                 Segment::Adobe(transform) => adobe = Some(transform),
+                Segment::Exif(content) => exif = exif.or(Some(content)),
                 Segment::Frame(_) if frame.is_some() => return Err(corrupt("the file has two frame headers")),
                 Segment::Frame(header) => {
                     let (width, height) = (header.width, header.height);
@@ -109,12 +111,17 @@ impl<'file> JpegFile<'file> {
             frame.filter(|_| scans > 0).ok_or_else(|| corrupt("the file has no image before its end marker"))?;
         check_work(scans, &frame, max_pixels)?;
         let colours = ColourSpace::of(&frame, jfif, adobe);
-        Ok(Self { frame, colours, segments })
+        Ok(Self { frame, colours, exif, segments })
     }
 
     /// The number of columns and rows of pixels.
     pub fn size(&self) -> (u16, u16) {
         (self.frame.width, self.frame.height)
+    }
+
+    /// The EXIF metadata, which is a TIFF file without pixels. Its orientation is not applied.
+    pub fn exif(&self) -> Option<&'file [u8]> {
+        self.exif
     }
 
     /// Most bytes of memory that [`JpegFile::decode`] takes, the result included: one byte for each stored sample, three
@@ -179,7 +186,7 @@ impl<'file> JpegFile<'file> {
                 Segment::Arithmetic(content) => tables.conditioning.define(content)?,
                 Segment::RestartInterval(mcus) => tables.restart_interval = mcus,
                 Segment::Scan { header, data } => decoder.decode_scan(header, data, &tables)?,
-                Segment::Frame(_) | Segment::Jfif | Segment::Adobe(_) | Segment::End => {}
+                Segment::Frame(_) | Segment::Jfif | Segment::Adobe(_) | Segment::Exif(_) | Segment::End => {}
             }
         }
         decoder.into_planes()

@@ -25,6 +25,7 @@ mod marker {
     pub(super) const DQT: u8 = 0xDB;
     pub(super) const DRI: u8 = 0xDD;
     pub(super) const APP0: u8 = 0xE0;
+    pub(super) const APP1: u8 = 0xE1;
     pub(super) const APP14: u8 = 0xEE;
 }
 
@@ -50,6 +51,8 @@ pub(super) enum Segment<'file> {
     },
     /// APP0 of JFIF, which says that an image of three components is YCbCr.
     Jfif,
+    /// APP1 of EXIF: the contents after the name.
+    Exif(&'file [u8]),
     /// APP14 of Adobe: the colour transform that the segment contains.
     Adobe(u8),
     /// EOI: the end marker.
@@ -142,6 +145,7 @@ impl<'file> Segments<'file> {
                     return Ok(Segment::Scan { header: content, data });
                 }
                 (marker::APP0, [b'J', b'F', b'I', b'F', 0, _, _, _, _, _, _, _, _, _, ..]) => return Ok(Segment::Jfif),
+                (marker::APP1, [b'E', b'x', b'i', b'f', 0, 0, exif @ ..]) => return Ok(Segment::Exif(exif)),
                 (marker::APP14, [b'A', b'd', b'o', b'b', b'e', _, _, _, _, _, _, transform, ..]) => {
                     return Ok(Segment::Adobe(*transform));
                 }

@@ -14,6 +14,10 @@ impl Picture for JpegFile<'_> {
         self.memory_bytes()
     }
 
+    fn exif(&self) -> Option<&[u8]> {
+        self.exif()
+    }
+
     fn decode(&self) -> Result<Pixels, Error> {
         let (width, height) = self.size();
         let rgb = self.decode().map_err(|error| refusal(error, u64::MAX))?;

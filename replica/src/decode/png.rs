@@ -4,7 +4,7 @@
 mod chunks;
 
 use super::{Error, ImageLimits, Picture, Pixels, check_size};
-use chunks::Defect;
+use chunks::{Defect, Essential};
 use png::{BitDepth, ColorType, DecodeOptions, Decoder, Reader, Transformations};
 use std::io::Cursor;
 
@@ -19,12 +19,13 @@ const PASSES: [(usize, usize, usize, usize); 7] =
     [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)];
 
 /// A PNG file, or the first frame of an animation.
-struct PngFile {
+struct PngFile<'file> {
     /// The file without the chunks that pixels do not depend on.
     file: Vec<u8>,
     width: u32,
     height: u32,
     interlaced: bool,
+    exif: Option<&'file [u8]>,
     /// The number of bytes of an uncompressed row.
     row_bytes: usize,
 }
@@ -36,20 +37,24 @@ pub(super) fn read(file: &[u8], limits: ImageLimits) -> Result<Box<dyn Picture +
     let header = header.read_header_info().map_err(decoding_error)?;
     let (width, height) = check_size(limits, header.width.into(), header.height.into())?;
     let (interlaced, row_bytes) = (header.interlaced, header.raw_row_length_from_width(width));
-    let (file, data_bytes) = chunks::essential(file).map_err(|defect| corrupt(reason(defect)))?;
+    let Essential { file, data_bytes, exif } = chunks::essential(file).map_err(|defect| corrupt(reason(defect)))?;
     // A row of an interlaced image is not longer than the part of the row in each pass together.
     if data_bytes.saturating_mul(MAX_INFLATION) < row_bytes as u64 * u64::from(height) {
         return Err(corrupt("it has less compressed data than its pixels need, so it was cut short"));
     }
-    Ok(Box::new(PngFile { file, width, height, interlaced, row_bytes }))
+    Ok(Box::new(PngFile { file, width, height, interlaced, exif, row_bytes }))
 }
 
-impl Picture for PngFile {
+impl Picture for PngFile<'_> {
     /// Three bytes for each pixel, and three more while the passes of an interlaced image are put together.
     fn memory_bytes(&self) -> u64 {
         let rgb = 3 * u64::from(self.width) * u64::from(self.height);
         let images = if self.interlaced { 2 } else { 1 };
         images * rgb + (self.file.len() + self.most_row_bytes()) as u64
+    }
+
+    fn exif(&self) -> Option<&[u8]> {
+        self.exif
     }
 
     fn decode(&self) -> Result<Pixels, Error> {
@@ -64,7 +69,7 @@ impl Picture for PngFile {
     }
 }
 
-impl PngFile {
+impl PngFile<'_> {
     /// Most bytes that the decoder allocates for rows.
     fn most_row_bytes(&self) -> usize {
         MAX_OTHER_BYTES + 8 * self.row_bytes

@@ -37,6 +37,10 @@ impl Picture for Frame<'_> {
         5 * pixels(self.size) + canvas + (coded + TABLE_BYTES * coded.min(MOST_BYTES_OF_TABLES)) as u64 + OTHER_BYTES
     }
 
+    fn exif(&self) -> Option<&[u8]> {
+        self.exif
+    }
+
     fn decode(&self) -> Result<Pixels, Error> {
         let (width, height) = self.canvas;
         let rgb = match self.coded {

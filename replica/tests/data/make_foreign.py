@@ -1,4 +1,8 @@
-"""Makes the files in `foreign/`: files that libjpeg-turbo, libpng and libwebp decode without an error about the data.
+"""Makes the files in `foreign/` and `oriented/`.
+
+`foreign/` has files that libjpeg-turbo, libpng and libwebp decode without an error about the data. `oriented/` has files
+with an EXIF orientation, whose name is its value; the hashes in `oriented/levels.txt` are those of the pixels that Pillow's
+`ImageOps.exif_transpose` returns.
 
 Needs Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6), and jpegtran with arithmetic coding (Debian: libjpeg-turbo-progs).
 `foreign/levels.txt` has a line for each file: its name, followed by the width, the height and the FNV-1a hash of the
@@ -13,7 +17,7 @@ import subprocess
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from odd_jpeg import encode, segment
 
 os.makedirs("foreign", exist_ok=True)
@@ -238,5 +242,125 @@ keep("longer.png", start + png_chunk(b"IDAT", zlib.compress(rows + b"more" * 50)
 keep("interrupted.png", start + png_chunk(b"IDAT", data[:99]) + png_chunk(b"tEXt", b"a\0b") + png_chunk(b"IDAT", data[99:]) + end, refused=True)
 keep("fewer-rows.png", start + png_chunk(b"IDAT", zlib.compress(rows[:-136])) + end, refused=True)
 
+# GIF files: interlaced, transparent, with a frame that is smaller or larger than the screen, and with little palettes.
+random = np.random.default_rng(2)
+small = random.integers(0, 16, (15, 20), dtype=np.uint8)
+
+
+def coded(indices):
+    """Codes of five bits for indices of four, with a clear code before the codes grow."""
+    codes = [16] + [code for at, index in enumerate(indices) for code in ([int(index)] + [16] * (at % 14 == 13))] + [17]
+    number = sum(code << 5 * place for place, code in enumerate(codes))
+    data = number.to_bytes(len(codes) * 5 // 8 + 1, "little")
+    return b"\4" + b"".join(bytes([len(data[at : at + 255])]) + data[at : at + 255] for at in range(0, len(data), 255)) + b"\0"
+
+
+def gif(screen, place, palette=None, own=None, transparent=None, before=b"", interlaced=False, end=b";"):
+    x, y, width, height = place
+    flags = lambda colours: 0x80 | (len(colours) // 3).bit_length() - 2 if colours else 0
+    file = b"GIF89a" + struct.pack("<HHBBB", *screen, flags(palette), 3, 0) + (palette or b"") + before
+    if transparent is not None:
+        file += b"!\xf9\4\1\5\0" + bytes([transparent]) + b"\0"
+    file += b"," + struct.pack("<HHHHB", x, y, width, height, 0x40 * interlaced | flags(own)) + (own or b"")
+    return file + coded(np.resize(small, width * height)) + end
+
+
+palette = random.integers(0, 256, 48, dtype=np.uint8).tobytes()
+other = random.integers(0, 256, 48, dtype=np.uint8).tobytes()
+greys = bytes(level for index in range(16) for level in (index,) * 3)
+for name, arguments in {
+    "whole": {"place": (0, 0, 20, 15)},
+    "interlaced": {"place": (0, 0, 20, 15), "interlaced": True},
+    "part": {"place": (3, 4, 10, 6)},
+    "part-transparent": {"place": (3, 4, 10, 6), "transparent": 5},
+    "larger": {"place": (0, 0, 25, 19)},
+    "outside": {"place": (30, 30, 4, 4), "transparent": 9},
+    "no-screen": {"screen": (0, 0), "place": (0, 0, 20, 15)},
+    "own-palette": {"place": (2, 2, 12, 9), "own": other, "transparent": 1},
+    "only-own-palette": {"place": (2, 2, 12, 9), "palette": None, "own": other},
+    "greys": {"place": (2, 2, 12, 9), "palette": greys, "transparent": 7},
+    "few-colours": {"place": (2, 2, 12, 9), "palette": palette[:12]},
+    "few-greys": {"place": (2, 2, 12, 9), "palette": greys[:12]},
+    "comment": {"place": (0, 0, 20, 15), "before": b"!\xfe\5hello\0"},
+    "unknown-extension": {"place": (0, 0, 20, 15), "before": b"!\x77\3abc\0"},
+    "no-end": {"place": (0, 0, 20, 15), "end": b""},
+}.items():
+    keep(f"{name}.gif", gif(**{"screen": (20, 15), "palette": palette, **arguments}))
+keep("half.gif", gif((20, 15), (0, 0, 20, 15), palette)[:150], refused=True)
+keep("saved.gif", saved(picture.quantize(64), "GIF", save_all=True, append_images=[drawn(45, 37, 2).quantize(32)]))
+
+# BMP files of each depth and layout.
+
+
+def bmp(bits, compression=0, data=None, palette=b"", masks=(), size=40, height=11, offset=None, colours=0):
+    stored = ((13 * bits + 31) >> 3) & ~3
+    data = random.integers(0, 256, stored * 11, dtype=np.uint8).tobytes() if data is None else data
+    masks = struct.pack(f"<{len(masks)}I", *masks)
+    if size == 12:
+        head = struct.pack("<IHHHH", 12, 13, height, 1, bits)
+    else:
+        head = struct.pack("<IiiHHIIiiII", size, 13, height, 1, bits, compression, len(data), 0, 0, colours, 0)
+        head += (masks + bytes(84))[: size - 40] if size > 40 else masks
+    start = 14 + len(head) + len(palette) if offset is None else offset
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + len(palette) + len(data), 0, 0, start) + head + palette + data
+
+
+colours = random.integers(0, 256, 1024, dtype=np.uint8).tobytes()
+for bits in (1, 4, 8, 16, 24, 32):
+    table = colours[: 4 << bits] if bits <= 8 else b""
+    keep(f"{bits}.bmp", bmp(bits, palette=table))
+    keep(f"{bits}-top-down.bmp", bmp(bits, palette=table, height=-11))
+    keep(f"{bits}-version-5.bmp", bmp(bits, palette=table, size=124))
+    keep(f"{bits}-core.bmp", bmp(bits, palette=table[: 3 << bits] if bits <= 8 else b"", size=12))
+keep("few-colours.bmp", bmp(8, palette=colours[:20], colours=5))
+keep("offset-of-headers.bmp", bmp(8, palette=colours, offset=54))
+keep("no-offset.bmp", bmp(4, palette=colours[:64], offset=0))
+masks = {
+    16: [(0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)],
+    24: [(0xFF0000, 0xFF00, 0xFF)],
+    32: [
+        (0xFF0000, 0xFF00, 0xFF, 0),
+        (0xFF000000, 0xFF0000, 0xFF00, 0),
+        (0xFF000000, 0xFF00, 0xFF, 0),
+        (0xFF000000, 0xFF0000, 0xFF00, 0xFF),
+        (0xFF, 0xFF00, 0xFF0000, 0xFF000000),
+        (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+        (0xFF000000, 0xFF00, 0xFF, 0xFF0000),
+    ],
+}
+for bits, layouts in masks.items():
+    for number, layout in enumerate(layouts):
+        keep(f"{bits}-masks-{number}.bmp", bmp(bits, 3, masks=layout, size=108))
+        if len(layout) == 3 or layout[3] == 0:
+            keep(f"{bits}-masks-{number}-short.bmp", bmp(bits, 3, masks=layout[:3]))
+keep("other-masks.bmp", bmp(16, 3, masks=(0xF00, 0xF0, 0xF)), refused=True)
+runs = b"".join(b"\5\x12\0\3abc\0\5\x45\0\0" for _ in range(11))
+keep("runs.bmp", bmp(8, 1, runs, colours))
+keep("runs-4.bmp", bmp(4, 2, b"".join(b"\5\x12\0\3\x34\x50\5\x45\0\0" for _ in range(11)), colours[:64]))
+keep("runs-skip.bmp", bmp(8, 1, b"\5\7\0\2\3\2" + runs, colours))
+keep("runs-too-long.bmp", bmp(8, 1, b"\xff\7" + runs, colours))
+keep("runs-cut.bmp", bmp(8, 1, runs[:70], colours), refused=True)
+keep("rows-cut.bmp", bmp(24)[:-9], refused=True)
+for mode in ("1", "L", "P", "RGB", "RGBA"):
+    keep(f"saved-{mode}.bmp", saved(picture.convert(mode), "BMP"))
+
 with open("foreign/levels.txt", "w") as out:
+    out.write("\n".join(levels) + "\n")
+
+# Files with an EXIF orientation, and with malformed EXIF metadata.
+os.makedirs("oriented", exist_ok=True)
+levels = []
+for value in range(1, 10):
+    exif = Image.Exif()
+    exif[0x112] = value
+    for form in ("jpg", "png", "webp"):
+        # Without loss, so that the stored pixels of all files are the same.
+        options = {"lossless": True} if form == "webp" else {}
+        picture.save(f"oriented/{value}.{form}", exif=exif, **options)
+        turned = ImageOps.exif_transpose(Image.open(f"oriented/{value}.{form}")).convert("RGB")
+        hashed = 0xCBF29CE484222325
+        for byte in turned.tobytes():
+            hashed = (hashed ^ byte) * 0x100000001B3 % (1 << 64)
+        levels.append(f"{value}.{form} {turned.width} {turned.height} {hashed:016x}")
+with open("oriented/levels.txt", "w") as out:
     out.write("\n".join(levels) + "\n")

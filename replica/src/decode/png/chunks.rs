@@ -30,12 +30,23 @@ pub(super) enum Defect {
     Damaged,
 }
 
-/// The file without the chunks that RGB pixels do not depend on, and the number of bytes of compressed pixels.
-pub(super) fn essential(file: &[u8]) -> Result<(Vec<u8>, u64), Defect> {
+/// The parts of a PNG file that the picture depends on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Essential<'file> {
+    /// The file without the chunks that RGB pixels do not depend on.
+    pub(super) file: Vec<u8>,
+    /// The number of bytes of compressed pixels.
+    pub(super) data_bytes: u64,
+    /// The EXIF metadata, if its checksum is right.
+    pub(super) exif: Option<&'file [u8]>,
+}
+
+/// Finds the parts of a file that the picture depends on.
+pub(super) fn essential(file: &[u8]) -> Result<Essential<'_>, Defect> {
     let mut rest = file.strip_prefix(SIGNATURE).ok_or(Defect::Cut)?;
     let mut kept = Vec::with_capacity(file.len());
     kept.extend_from_slice(SIGNATURE);
-    let (mut data_bytes, mut has_colours, mut data_has_ended) = (0, false, false);
+    let (mut data_bytes, mut exif, mut has_colours, mut data_has_ended) = (0, None, false, false);
     loop {
         let (length, _) = number(rest)?;
         let checked = NAME.saturating_add(length as usize);
@@ -43,7 +54,9 @@ pub(super) fn essential(file: &[u8]) -> Result<(Vec<u8>, u64), Defect> {
         let covered = &chunk[LENGTH..LENGTH + checked];
         // A capital letter begins the name of each chunk that decoding needs.
         let is_critical = covered[0] & 0x20 == 0;
-        if is_critical && crc32fast::hash(covered) != number(&chunk[LENGTH + checked..])?.0 {
+        let checksum = number(&chunk[LENGTH + checked..])?.0;
+        let is_damaged = || crc32fast::hash(covered) != checksum;
+        if is_critical && is_damaged() {
             return Err(Defect::Damaged);
         }
         let is_needed = match &covered[..NAME] {
@@ -58,13 +71,17 @@ pub(super) fn essential(file: &[u8]) -> Result<(Vec<u8>, u64), Defect> {
                 data_bytes += u64::from(length) * u64::from(!data_has_ended);
                 !data_has_ended
             }
+            b"eXIf" if exif.is_none() && !is_damaged() => {
+                exif = Some(&covered[NAME..]);
+                false
+            }
             _ => is_critical,
         };
         data_has_ended |= data_bytes > 0 && &covered[..NAME] != b"IDAT";
         if &covered[..NAME] == b"IEND" {
             // As in libpng, the end chunk may have data, which has no meaning.
             kept.extend_from_slice(END);
-            return Ok((kept, data_bytes));
+            return Ok(Essential { file: kept, data_bytes, exif });
         }
         if is_needed {
             kept.extend_from_slice(chunk);
@@ -101,13 +118,13 @@ mod tests {
     #[test]
     fn a_file_cut_anywhere_is_recognised_and_bytes_after_the_end_chunk_are_ignored() {
         let mut file = file();
-        assert_eq!(essential(&file).map(|(kept, _)| kept), Ok(file.clone()));
+        assert_eq!(essential(&file).map(|found| found.file), Ok(file.clone()));
         for length in 0..file.len() {
             assert_eq!(essential(&file[..length]), Err(Defect::Cut), "{length} bytes");
         }
         let whole = file.clone();
         file.extend(b"trailing");
-        assert_eq!(essential(&file).map(|(kept, _)| kept), Ok(whole));
+        assert_eq!(essential(&file).map(|found| found.file), Ok(whole));
     }
 
     #[test]
@@ -125,7 +142,7 @@ mod tests {
         let file = file();
         let after_header = SIGNATURE.len() + LENGTH + NAME + 13 + CHECKSUM;
         let with = |name: &[u8]| [&file[..after_header], &damaged_chunk(name), &file[after_header..]].concat();
-        assert_eq!(essential(&with(b"tEXt")).map(|(kept, _)| kept), Ok(file.clone()));
+        assert_eq!(essential(&with(b"tEXt")).map(|found| found.file), Ok(file.clone()));
         assert_eq!(essential(&with(b"PLTE")), Err(Defect::Damaged));
     }
 

@@ -1,7 +1,7 @@
 //! Finds the first frame of a WebP file in its chunks. Knows nothing of the coded data but its header.
 //!
 //! A file is accepted or refused as by libwebp's demultiplexer. The flags in the header announce metadata and alpha, but
-//! programs that remove metadata leave the flags, so the flags of metadata count for nothing.
+//! programs that remove metadata leave the flags, so a chunk that a flag announces may be missing.
 //!
 //! Sources: the WebP container specification (RIFF chunks), RFC 6386 section 9.1 (VP8 frame header), and the WebP
 //! lossless bitstream specification section 3 (VP8L header).
@@ -11,6 +11,8 @@ const ANIMATION_FRAME_HEADER: usize = 16;
 
 /// The flag in the extended header for an animation.
 const ANIMATION: u8 = 0x02;
+/// The flag in the extended header for EXIF metadata. Without it, the metadata is ignored, as in Pillow.
+const EXIF: u8 = 0x08;
 /// The flag in the extended header for alpha. Without it, an alpha chunk is ignored.
 const ALPHA: u8 = 0x10;
 /// The bits in the extended header that belong to no flag.
@@ -32,6 +34,8 @@ pub(super) struct Frame<'file> {
     pub(super) size: (u32, u32),
     /// The coded pixels.
     pub(super) coded: Coded<'file>,
+    /// The EXIF metadata, if the header announces it.
+    pub(super) exif: Option<&'file [u8]>,
 }
 
 /// The coded pixels of a frame.
@@ -59,12 +63,14 @@ pub(super) fn first_frame(file: &[u8]) -> Result<Frame<'_>, &'static str> {
     match chunks.first() {
         Some((b"VP8 " | b"VP8L", _)) => {
             let (size, coded) = still(&chunks, true)?.ok_or(MALFORMED)?;
-            Ok(Frame { canvas: size, offset: (0, 0), size, coded })
+            Ok(Frame { canvas: size, offset: (0, 0), size, coded, exif: None })
         }
         Some((b"VP8X", [flags, _, _, _, w0, w1, w2, h0, h1, h2, ..])) if flags & UNKNOWN_FLAGS == 0 => {
             let side = |low: u8, middle: u8, high: u8| u32::from_le_bytes([low, middle, high, 0]) + 1;
             let canvas = (side(*w0, *w1, *w2), side(*h0, *h1, *h2));
-            extended(&chunks[1..], canvas, flags & ANIMATION != 0, flags & ALPHA != 0)
+            let frame = extended(&chunks[1..], canvas, flags & ANIMATION != 0, flags & ALPHA != 0)?;
+            let exif = chunks.iter().find(|(name, _)| *name == b"EXIF").map(|(_, content)| *content);
+            Ok(Frame { exif: exif.filter(|_| flags & EXIF != 0), ..frame })
         }
         _ => Err(MALFORMED),
     }
@@ -117,7 +123,7 @@ fn extended<'file>(
         if !fits(offset.0, size.0, canvas.0) || !fits(offset.1, size.1, canvas.1) {
             return Err("a frame does not fit its canvas");
         }
-        return Ok(Frame { canvas, offset, size, coded });
+        return Ok(Frame { canvas, offset, size, coded, exif: None });
     }
     Err("it has no image")
 }
