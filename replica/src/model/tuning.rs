@@ -251,7 +251,7 @@ mod tests {
         // The seconds for one image and for eight images, of each variant.
         for (first, second, expected) in [
             ((5.0, 40.0), (9.0, 19.0), Fastest::SecondFrom(4)),
-            ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(4)),
+            ((9.0, 19.0), (5.0, 40.0), Fastest::FirstFrom(2)),
             ((5.0, 40.0), (4.0, 32.0), Fastest::Second),
             ((5.0, 40.0), (6.0, 48.0), Fastest::First),
             ((5.0, 40.0), (11.0, 36.0), Fastest::SecondFrom(8)),
