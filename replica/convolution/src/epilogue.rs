@@ -43,4 +43,35 @@ impl Epilogue<'_> {
             if count == V::LANES { sum.store(to) } else { sum.store_some(to, count) }
         }
     }
+
+    /// Applies the epilogue to vectors of neighbouring pixels, and stores them at `output[at]`, `output[at + pixel]`, and
+    /// so on. The choices of the epilogue are made once for all of them.
+    ///
+    /// # Safety
+    /// As for [`Self::store`] with whole vectors.
+    #[inline(always)]
+    pub(crate) unsafe fn store_pixels<V: Vector, const COUNT: usize>(
+        &self,
+        mut sums: [V; COUNT],
+        output: *mut f32,
+        at: usize,
+        pixel: usize,
+    ) {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            if let Some(residual) = self.residual {
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    *sum = sum.add(V::load(residual.as_ptr().add(at + index * pixel)));
+                }
+            }
+            let least = V::splat(match self.nonlinearity {
+                Nonlinearity::Relu => 0.0,
+                Nonlinearity::None => f32::NEG_INFINITY,
+            });
+            for (index, sum) in sums.into_iter().enumerate() {
+                // With the operands exchanged, `max` would turn NaN into a number.
+                least.max(sum).store(output.add(at + index * pixel));
+            }
+        }
+    }
 }

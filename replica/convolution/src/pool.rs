@@ -54,7 +54,8 @@ impl VectorTask for MaxPool<'_> {
                             largest = largest.max_or_nan(value);
                         }
                     }
-                    largest.store_some(output.as_mut_ptr().add(channel), count);
+                    let to = output.as_mut_ptr().add(channel);
+                    if count == V::LANES { largest.store(to) } else { largest.store_some(to, count) }
                 }
             }
         }

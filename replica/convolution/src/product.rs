@@ -70,7 +70,7 @@ pub(crate) trait Sink {
 }
 
 /// Number of multiplications of each sum between two prefetches.
-const STEPS: usize = 16;
+const STEPS: usize = 4;
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
@@ -166,15 +166,27 @@ impl GroupProduct {
                         next = next.wrapping_add(LINE);
                         lines -= 1;
                     }
-                    let steps = left.min(STEPS);
-                    for k in 0..steps {
-                        let (first, second) = (V::load(columns), V::load(columns.add(V::LANES)));
-                        for row in 0..ROWS {
-                            let factor = V::splat(*from[row].add(k));
-                            sums[row][0] = factor.mul_add(first, sums[row][0]);
-                            sums[row][1] = factor.mul_add(second, sums[row][1]);
+                    macro_rules! step {
+                        ($k:expr) => {
+                            let (first, second) = (V::load(columns), V::load(columns.add(V::LANES)));
+                            for row in 0..ROWS {
+                                let factor = V::splat(*from[row].add($k));
+                                sums[row][0] = factor.mul_add(first, sums[row][0]);
+                                sums[row][1] = factor.mul_add(second, sums[row][1]);
+                            }
+                            columns = columns.add(2 * V::LANES);
+                        };
+                    }
+                    let steps = if lines > 0 { left.min(STEPS) } else { left };
+                    if steps == STEPS {
+                        step!(0);
+                        step!(1);
+                        step!(2);
+                        step!(3);
+                    } else {
+                        for k in 0..steps {
+                            step!(k);
                         }
-                        columns = columns.add(2 * V::LANES);
                     }
                     from = from.map(|row| row.wrapping_add(steps));
                     left -= steps;

@@ -217,3 +217,31 @@ pub(super) fn rows(logits: &Tensor, count: usize) -> Result<Vec<Vec<f32>>, Infer
 fn channels_last(tensor: &Tensor) -> Result<Tensor, TchError> {
     tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use convolution::Geometry;
+
+    #[test]
+    fn shared_models_compute_the_same_with_the_same_memory() {
+        let layer = |inputs: usize, outputs: usize, side: usize, stride: usize| FoldedConvolution {
+            weights: (0..outputs * inputs * side * side).map(|index| (index % 7) as f32 - 3.0).collect(),
+            bias: vec![0.5; outputs],
+            inputs,
+            geometry: Geometry { side, stride, padding: side / 2 },
+        };
+        let network = Network { stem: layer(CHANNELS, 4, 7, 2), blocks: Vec::new(), head: layer(4, 2, 1, 1) };
+        for format in [MemoryFormat::ChannelsLast, MemoryFormat::OneDnn] {
+            let options = TensorOptions { format, ..TensorOptions::CPU_F32 };
+            let mut model = LibtorchModel::new(&network, options, 8).expect("libtorch has memory");
+            let mut shared = model.share();
+            // The head is a dense tensor in every format. oneDNN's tensors have no address.
+            assert_eq!(model.network.head.weights.data_ptr(), shared.network.head.weights.data_ptr());
+            let image = vec![vec![0.25; CHANNELS * 64]];
+            let expected = model.logits(&image).expect("libtorch computes");
+            let found = std::thread::spawn(move || shared.logits(&image).expect("libtorch computes"));
+            assert_eq!(found.join().expect("the thread has no error"), expected, "{format:?}");
+        }
+    }
+}

@@ -128,7 +128,8 @@ impl AddressTable {
         let (image, first) = (rows.start / outputs.height, rows.start % outputs.height * stride);
         // The rows and columns of the padded image that any window covers.
         let copied = (rows.len() - 1) * stride + side;
-        let length = ((outputs.width - 1) * stride + side) * filter.inputs;
+        let length = ((outputs.width - 1) * stride + side).checked_mul(filter.inputs);
+        let length = length.expect("a copied row is smaller than the address space");
         let needed = copied.checked_mul(length).expect("the copy is smaller than the address space");
         if self.scratch.len() < needed {
             self.scratch = AlignedBuffer::zeroed(needed);
@@ -148,10 +149,12 @@ impl AddressTable {
         }
         let lines = self.addresses.chunks_exact_mut(outputs.width);
         let runs = (0..side).flat_map(|down| (0..rows.len()).map(move |row| row * stride + down));
+        let step = stride * filter.inputs;
+        assert!((outputs.width - 1) * step + self.run_length <= length, "the last run ends within a row");
         for (row, line) in runs.zip(lines) {
+            let start = self.scratch[row * length..][..length].as_ptr();
             for (column, address) in line.iter_mut().enumerate() {
-                let start = row * length + column * stride * filter.inputs;
-                *address = self.scratch[start..][..self.run_length].as_ptr();
+                *address = start.wrapping_add(column * step);
             }
         }
     }

@@ -248,24 +248,16 @@ impl<'a> WinogradConvolution<'a> {
         };
         let addresses: [[*const f32; N]; N] =
             std::array::from_fn(|across| std::array::from_fn(|down| address(down, across)));
+        let whole = inputs / V::LANES * V::LANES;
         // SAFETY: an address is that of a pixel within the image or of the zeros, and only their channels are read.
         unsafe {
-            for channel in (0..inputs).step_by(V::LANES) {
-                let mut rows = [[V::splat(0.0); N]; N];
-                for across in 0..N {
-                    let column = T::input(addresses[across].map(|pixel| match inputs - channel {
-                        rest if rest < V::LANES => V::load_some(pixel.add(channel), rest),
-                        _ => V::load(pixel.add(channel)),
-                    }));
-                    for down in 0..N {
-                        rows[down][across] = column[down];
-                    }
-                }
-                for (down, row) in rows.into_iter().enumerate() {
-                    for (across, value) in T::input(row).into_iter().enumerate() {
-                        value.store(to.add((down * N + across) * plane + channel));
-                    }
-                }
+            for channel in (0..whole).step_by(V::LANES) {
+                let load = |pixel: *const f32| V::load(pixel.add(channel));
+                transform_vector::<V, T, N, M>(&addresses, load, to.add(channel), plane);
+            }
+            if whole < inputs {
+                let load = |pixel: *const f32| V::load_some(pixel.add(whole), inputs - whole);
+                transform_vector::<V, T, N, M>(&addresses, load, to.add(whole), plane);
             }
         }
     }
@@ -303,13 +295,50 @@ impl<'a> WinogradConvolution<'a> {
                     }
                 }
                 let bias = V::load(self.filter.bias.as_ptr().add(channel));
+                let first = ((image * height + top) * width + left) * self.filter.outputs + channel;
+                let (line, pixel) = (width * self.filter.outputs, self.filter.outputs);
+                if (rows, columns) == (M, M) && channel + V::LANES <= outputs.end {
+                    for (down, row) in half.into_iter().enumerate() {
+                        let sums = T::output(row).map(|sum| sum.add(bias));
+                        self.epilogue.store_pixels(sums, self.output, first + down * line, pixel);
+                    }
+                    continue;
+                }
                 for (down, row) in half.into_iter().enumerate().take(rows) {
                     for (across, sum) in T::output(row).into_iter().enumerate().take(columns) {
-                        let at =
-                            ((image * height + top + down) * width + left + across) * self.filter.outputs + channel;
+                        let at = first + down * line + across * pixel;
                         self.epilogue.store(sum.add(bias), self.output, at, (outputs.end - channel).min(V::LANES));
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Transforms one vector of channels of a tile. `load` reads the vector of the pixel at an address.
+///
+/// # Safety
+/// The conditions of [`Vector`] hold. `load` accepts all addresses, and `to` has room for a vector in each of `N * N`
+/// planes, which lie `plane` numbers apart.
+#[inline(always)]
+unsafe fn transform_vector<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
+    addresses: &[[*const f32; N]; N],
+    load: impl Fn(*const f32) -> V,
+    to: *mut f32,
+    plane: usize,
+) {
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        let mut rows = [[V::splat(0.0); N]; N];
+        for across in 0..N {
+            let column = T::input(std::array::from_fn(|down| load(addresses[across][down])));
+            for down in 0..N {
+                rows[down][across] = column[down];
+            }
+        }
+        for (down, row) in rows.into_iter().enumerate() {
+            for (across, value) in T::input(row).into_iter().enumerate() {
+                value.store(to.add((down * N + across) * plane));
             }
         }
     }
