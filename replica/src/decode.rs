@@ -12,6 +12,7 @@ pub mod memory;
 mod orientation;
 mod panics;
 mod png;
+mod tiff;
 mod webp;
 
 use orientation::Orientation;
@@ -55,7 +56,7 @@ impl Default for ImageLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The first bytes belong to no supported format.
-    #[error("the file is not a JPEG, PNG, WebP, GIF or BMP file; send one of these formats")]
+    #[error("the file is not a JPEG, PNG, WebP, GIF, BMP or TIFF file; send one of these formats")]
     UnknownFormat,
     /// The header announces more pixels than [`ImageLimits::max_pixels`].
     #[error("the image has {width}x{height} pixels, over the limit of {limit} pixels; send a smaller image")]
@@ -129,6 +130,7 @@ impl<'file> Image<'file> {
             [0x89, b'P', b'N', b'G', ..] => ("PNG", png::read),
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => ("GIF", gif::read),
             [b'B', b'M', ..] => ("BMP", bmp::read),
+            [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => ("TIFF", tiff::read),
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ("WebP", webp::read),
             _ => return Err(Error::UnknownFormat),
         };

@@ -297,11 +297,14 @@ fn bytes_of_headers(worst: &mut Worst) {
         ("byte of a PNG", &["3-4-interlaced.png", "6-16.png", "animated.png", "metadata.png"]),
         ("byte of a GIF", &["foreign/part.gif", "foreign/own-palette.gif", "foreign/interlaced.gif"]),
         ("byte of a BMP", &["foreign/8.bmp", "foreign/runs.bmp", "foreign/32-masks-4.bmp", "foreign/4-core.bmp"]),
+        ("byte of a TIFF", &["foreign/RGB-tiff_lzw.tif", "foreign/P-packbits.tif", "foreign/turned-6.tif"]),
         ("byte of a WebP", &["lossless-alpha.webp", "lossy-alpha.webp", "lossy-animated.webp", "metadata.webp"]),
     ] {
         for base in bases {
             let file = data(base);
-            for at in 2..file.len().min(400) {
+            // The directory of a TIFF file is at its end or at its start.
+            let last = if kind.ends_with("TIFF") { file.len().saturating_sub(400).max(2)..file.len() } else { 0..0 };
+            for at in (2..file.len().min(400)).chain(last) {
                 for byte in BYTES {
                     let mut patched = file.clone();
                     patched[at] = byte;

@@ -72,7 +72,7 @@ const KUBERNETES_VALIDATE: Environment =
 const CONTROL_PLANE_PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The requirements of the build.
-const BUILD: [Requirement; 3] = [
+const BUILD: [Requirement; 4] = [
     Requirement {
         name: "C++ compiler",
         needed_by: "the build: libtorch's bindings",
@@ -90,6 +90,12 @@ const BUILD: [Requirement; 3] = [
         needed_by: "the build: the replica",
         is_met: libtorch::is_present,
         remedy: Remedy::User("cargo xtask libtorch"),
+    },
+    Requirement {
+        name: "cmake, nasm",
+        needed_by: "the build of tests and benchmarks: libjpeg-turbo, with which the JPEG decoder is compared",
+        is_met: || are_in_path(&["cmake", "nasm"]),
+        remedy: debian(&["cmake", "nasm"], Some("brew install cmake nasm")),
     },
 ];
 
@@ -218,7 +224,7 @@ pub fn missing() -> Vec<&'static Requirement> {
 /// If one of them is missing. The message names each missing requirement and the command that installs it.
 pub fn check_build() -> Result<()> {
     let manager = PackageManager::of_this_system();
-    // The last requirement is libtorch, which the build downloads when it is missing.
+    // The build downloads libtorch when it is missing, and only tests and benchmarks need the last requirement.
     let missing = BUILD[..2].iter().filter(|requirement| !(requirement.is_met)());
     let lines: Vec<String> =
         missing.map(|requirement| format!("  {}: {}", requirement.name, requirement.remedy.command(manager))).collect();
@@ -324,10 +330,11 @@ mod tests {
 
     #[test]
     fn each_package_is_listed_once_and_only_for_missing_requirements() {
-        let [compiler, pip, libtorch] = &BUILD;
+        let [compiler, pip, libtorch, libjpeg_turbo] = &BUILD;
         assert!(debian_packages(&[]).is_empty());
         assert_eq!(debian_packages(&[libtorch]), [""; 0]);
         assert_eq!(debian_packages(&[compiler, pip, pip]), ["g++", "python3", "python3-pip"]);
+        assert_eq!(debian_packages(&[libjpeg_turbo]), ["cmake", "nasm"]);
         let everything: Vec<&Requirement> = all().collect();
         let packages = debian_packages(&everything);
         assert!(packages.contains(&"prometheus") && packages.contains(&"kubernetes-client"), "{packages:?}");

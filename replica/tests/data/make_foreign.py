@@ -344,6 +344,21 @@ keep("rows-cut.bmp", bmp(24)[:-9], refused=True)
 for mode in ("1", "L", "P", "RGB", "RGBA"):
     keep(f"saved-{mode}.bmp", saved(picture.convert(mode), "BMP"))
 
+# TIFF files. Pillow turns them when it reads them, so their hashes are those of turned pixels.
+for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
+    for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        keep(f"{mode}-{compression}.tif", saved(picture.convert(mode), "TIFF", compression=compression))
+deep = Image.fromarray(random.integers(0, 400, (37, 45)).astype(np.uint16))
+keep("16.tif", saved(deep, "TIFF"))
+for value in range(1, 10):
+    exif = Image.Exif()
+    exif[0x112] = value
+    keep(f"turned-{value}.tif", saved(picture, "TIFF", exif=exif))
+keep("pages.tif", saved(picture, "TIFF", save_all=True, append_images=[drawn(45, 37, 2)]))
+whole = saved(picture, "TIFF", compression="tiff_lzw")
+keep("half.tif", whole[: len(whole) // 2], refused=True)
+keep("float.tif", saved(picture.convert("F"), "TIFF"), refused=True)
+
 with open("foreign/levels.txt", "w") as out:
     out.write("\n".join(levels) + "\n")
 

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// What is timed: all up to the model's input, or only a JPEG decoder
     #[arg(long, value_enum, default_value_t = Decoder::Replica)]
     decoder: Decoder,
-    /// JPEG, PNG or WebP files; the first has the INDEX 0
+    /// Image files; the first has the INDEX 0
     files: Vec<PathBuf>,
 }
 
