@@ -17,6 +17,7 @@ mod epilogue;
 mod executor;
 mod geometry;
 mod instructions;
+pub mod int8;
 pub mod memory;
 mod partition;
 pub mod pool;
