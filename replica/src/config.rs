@@ -64,9 +64,13 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
     /// Precision of weights and activations; libtorch computes f16 and bf16; for a file of weights, the difference of
-    /// the logits from those in f32 is logged at the start
+    /// the logits from those in f32 is logged at the start; int8 needs a file that replica quantize has written
     #[arg(long, env = "ROUNDHOUSE_PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// Least share of the calibration's pictures, in percent, for which a file with 8-bit weights gives the same class as
+    /// f32; a file below is refused, such as 98.5
+    #[arg(long, env = "ROUNDHOUSE_MIN_AGREEMENT", default_value_t = 99.0, value_parser = percent)]
+    pub min_agreement: f64,
     /// Most images in one forward pass
     #[arg(long, env = "ROUNDHOUSE_MAX_BATCH", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_batch: u32,
@@ -110,6 +114,8 @@ pub struct Config {
     pub model: ModelSource,
     /// The settings with which the model runs: engine, device, precision, threads and largest batch.
     pub setup: Setup,
+    /// The least share of pictures, 0 to 1, for which a model in 8-bit integers must give the same class as in f32.
+    pub min_agreement: f64,
     /// The values of the transform that override the metadata of the model's file.
     pub transform: TransformFlags,
     /// The source of the class names.
@@ -152,6 +158,7 @@ impl TryFrom<Args> for Config {
             listen: args.listen,
             model,
             setup: Setup { kernel: args.kernel, device: args.device, precision: args.precision, threads, max_batch },
+            min_agreement: args.min_agreement / 100.0,
             transform: args.transform,
             labels: args.labels,
             sizes: Sizes {
@@ -168,6 +175,12 @@ impl TryFrom<Args> for Config {
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
+}
+
+/// Parses a percentage from 0 to 100.
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "give a percentage from 0 to 100, such as 99".into())
 }
 
 /// Parses a SHA-256 of 64 hexadecimal digits.
@@ -223,6 +236,9 @@ mod tests {
             (&["--architecture=resnet34"], ErrorKind::MissingRequiredArgument),
             (&["--architecture=vgg", "--weights=w.pth"], ErrorKind::ValueValidation),
             (&["--device=gpu"], ErrorKind::ValueValidation),
+            (&["--min-agreement=101"], ErrorKind::ValueValidation),
+            (&["--min-agreement=nan"], ErrorKind::ValueValidation),
+            (&["--precision=int4"], ErrorKind::InvalidValue),
         ] {
             assert_eq!(config(flags).err(), Some(expected), "{flags:?}");
         }

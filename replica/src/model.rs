@@ -1,15 +1,18 @@
 //! The interface of a classifier. In this library, only this file and the modules below it use libtorch.
 
 mod architecture;
+mod calibration;
 mod choice;
 mod device;
 mod factory;
 mod file;
 mod folded;
 mod fused;
+mod histogram;
 mod libtorch;
 mod network;
 mod pth;
+mod quantised;
 #[cfg(test)]
 mod tests;
 mod thread_team;
@@ -19,10 +22,12 @@ mod warm_up;
 pub mod weights;
 
 pub use architecture::Architecture;
+pub use calibration::Calibration;
 pub use choice::KernelChoice;
 pub use device::{Device, Precision};
-pub use factory::{ModelFactory, Setup};
+pub use factory::{Error, ModelFactory, Setup};
 pub use file::{ModelFile, ModelSource};
+pub use quantised::{Agreement, QuantisedError, QuantisedFile};
 
 /// Number of channels of an image: red, green and blue.
 pub const CHANNELS: usize = 3;

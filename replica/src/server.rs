@@ -79,12 +79,13 @@ fn start_pipeline(
     main_entered: Instant,
 ) -> Result<(Pipeline, FatalErrors)> {
     let (source, setup, flags) = (config.model.clone(), config.setup, config.transform.clone());
-    let labels = config.labels.clone();
+    let (labels, min_agreement) = (config.labels.clone(), config.min_agreement);
     let load = move || {
         let file = ModelFile::open(&source)?;
         let (name, metadata) = (file.name().to_owned(), file.metadata());
         let transform = Transform::from(&flags, &metadata)?;
         let side = transform.crop as usize;
+        file.verify(min_agreement)?;
         let factory = ModelFactory::new(file, side, setup)?;
         let from_file = metadata.get("labels").map(|labels| labels.lines().map(str::to_owned).collect());
         let labels = labels.load(from_file, factory.classes())?;

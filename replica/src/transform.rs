@@ -76,6 +76,26 @@ impl Transform {
         3 * self.crop as usize * self.crop as usize
     }
 
+    /// The values in the syntax of the metadata of a weights file.
+    pub fn metadata(&self) -> HashMap<String, String> {
+        let three = |numbers: [f32; 3]| numbers.map(|number| number.to_string()).join(",");
+        let interpolation = match self.interpolation {
+            Interpolation::Nearest => "nearest",
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+        };
+        HashMap::from(
+            [
+                ("resize", self.resize.to_string()),
+                ("input_size", self.crop.to_string()),
+                ("interpolation", interpolation.to_owned()),
+                ("mean", three(self.mean)),
+                ("std", three(self.std)),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        )
+    }
+
     /// Takes each value from its flag, or else from the metadata, or else from [`Transform::IMAGENET`]. The keys of the
     /// metadata are `resize`, `input_size` (the crop), `interpolation`, `mean` and `std`. Their values have the syntax
     /// of the flags.

@@ -1,6 +1,7 @@
 //! The file that a model is read from: weights, which are data, or TorchScript, which is a program.
 
 use super::architecture::Architecture;
+use super::quantised::{QuantisedError, QuantisedFile};
 use super::torchscript;
 use super::weights::{self, Weights};
 use std::collections::HashMap;
@@ -26,6 +27,8 @@ pub enum ModelFile {
     Weights(Weights, Architecture),
     /// A TorchScript program whose SHA-256 is the expected one.
     TorchScript(torchscript::Verified),
+    /// A network in 8-bit integers.
+    Quantised(Box<QuantisedFile>),
 }
 
 /// Why a model's file cannot be used.
@@ -34,6 +37,9 @@ pub enum Error {
     /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] weights::Error),
+    /// The file of a network in 8-bit integers is malformed.
+    #[error(transparent)]
+    Quantised(#[from] QuantisedError),
     /// The TorchScript file cannot be read, or its SHA-256 is not the expected one.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
@@ -47,7 +53,10 @@ impl ModelFile {
     pub fn open(source: &ModelSource) -> Result<Self, Error> {
         let (weights, architecture) = match source {
             ModelSource::Bundled => (Weights::from_safetensors(BUNDLED, "the bundled weights")?, None),
-            ModelSource::Weights(path, architecture) => (Weights::open(path)?, *architecture),
+            ModelSource::Weights(path, architecture) => match QuantisedFile::open(path)? {
+                Some(quantised) => return Ok(Self::Quantised(Box::new(quantised))),
+                None => (Weights::open(path)?, *architecture),
+            },
             ModelSource::TorchScript(path, sha256) => {
                 return Ok(Self::TorchScript(torchscript::Verified::open(path, sha256)?));
             }
@@ -56,11 +65,25 @@ impl ModelFile {
         Ok(Self::Weights(weights, architecture))
     }
 
+    /// Checks that a network in 8-bit integers agrees with f32 for at least the share `min_agreement` (0 to 1) of the
+    /// pictures of its calibration, and that this machine computes the same logits as the machine that wrote the file.
+    /// Other files are not checked.
+    ///
+    /// # Errors
+    /// If the network agrees for fewer pictures, or the logits differ.
+    pub fn verify(&self, min_agreement: f64) -> Result<(), Error> {
+        match self {
+            Self::Quantised(file) => Ok(file.verify(min_agreement)?),
+            Self::Weights(..) | Self::TorchScript(_) => Ok(()),
+        }
+    }
+
     /// The metadata in the file; empty for TorchScript.
     pub fn metadata(&self) -> HashMap<String, String> {
         match self {
             Self::Weights(weights, _) => weights.metadata.clone(),
             Self::TorchScript(_) => HashMap::new(),
+            Self::Quantised(file) => file.metadata.clone(),
         }
     }
 
@@ -69,6 +92,7 @@ impl ModelFile {
         match self {
             Self::Weights(_, architecture) => architecture.name(),
             Self::TorchScript(file) => file.name(),
+            Self::Quantised(file) => &file.architecture,
         }
     }
 }

@@ -40,7 +40,7 @@ impl TensorOptions {
 }
 
 /// A convolution as libtorch's tensors.
-struct LibtorchLayer {
+pub(super) struct LibtorchLayer {
     weights: Tensor,
     bias: Tensor,
     stride: [i64; 2],
@@ -49,7 +49,10 @@ struct LibtorchLayer {
 
 impl LibtorchLayer {
     /// A layer for images that are dense tensors.
-    fn new(layer: &FoldedConvolution, TensorOptions { device, kind, format }: TensorOptions) -> Result<Self, TchError> {
+    pub(super) fn new(
+        layer: &FoldedConvolution,
+        TensorOptions { device, kind, format }: TensorOptions,
+    ) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
         let shape = [layer.bias.len() as i64, layer.inputs as i64, side, side];
         let weights = Tensor::f_from_slice(&layer.weights)?.f_view(shape)?;
@@ -72,7 +75,7 @@ impl LibtorchLayer {
 }
 
 /// Computes layers with libtorch.
-struct LibtorchEngine(TensorOptions);
+pub(super) struct LibtorchEngine(pub(super) TensorOptions);
 
 impl Engine<LibtorchLayer> for LibtorchEngine {
     type Activations = Tensor;
