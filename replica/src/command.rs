@@ -4,7 +4,7 @@ use crate::config::Args;
 use crate::{accuracy, quantise};
 use clap::{Parser, Subcommand};
 
-/// The command line of the program `replica`.
+/// Classifies images with a residual network, or with any TorchScript classifier.
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Program {

@@ -20,6 +20,8 @@ use std::time::Duration;
     version,
     after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
     replica --weights resnet50.pth --labels imagenet   torchvision's ImageNet weights\n  \
+    replica quantize --calibrate pictures --output int8.safetensors\n  \
+    replica --weights int8.safetensors --precision int8\n  \
     replica --torchscript model.pt --allow-torchscript --sha256 \"$(sha256sum < model.pt | cut -c-64)\"\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]

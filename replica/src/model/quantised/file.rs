@@ -345,13 +345,15 @@ impl Reader<'_> {
             channels = block.last.bias.len();
             blocks.push(block);
         }
+        if blocks.is_empty() {
+            return Err("there is no tensor block.0.last.weight".into());
+        }
         let head = self.layer("head", channels)?;
-        match (&blocks[..], head.geometry) {
-            ([], _) => Err("there is no tensor block.0.last.weight".into()),
-            (_, Geometry { side: 1, stride: 1, .. }) => {
+        match head.geometry {
+            Geometry { side: 1, stride: 1, .. } => {
                 Ok(QuantisedNetwork { layers: Network { stem, blocks, head }, picture })
             }
-            _ => Err("the head must be a 1×1 filter".into()),
+            _ => Err("the head must be a 1×1 filter of stride 1".into()),
         }
     }
 
