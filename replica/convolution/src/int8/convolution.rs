@@ -89,8 +89,8 @@ impl Convolution<'_> {
         }
     }
 
-    /// Writes the addresses of the inputs of `rows` output pixels from `first` on: for each run of the filter, one for
-    /// each pixel. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is one
+    /// Writes the addresses of the inputs of `rows` output pixels from `first` on: for each pixel, one for each run
+    /// of the filter. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is one
     /// pixel, which is `zeros` outside the image.
     #[inline(always)]
     fn point(&self, first: usize, rows: usize, addresses: &mut [*const u8]) {
@@ -99,17 +99,20 @@ impl Convolution<'_> {
         let per_row = if padding == 0 { 1 } else { side };
         let (mut x, line) = (first % self.outputs.width, first / self.outputs.width);
         let (mut y, mut image) = (line % self.outputs.height, line / self.outputs.height);
-        for row in 0..rows {
-            for down in 0..side {
-                let input_row = (y * stride + down).wrapping_sub(padding);
-                for across in 0..per_row {
-                    let column = (x * stride + across).wrapping_sub(padding);
-                    let address = match input_row < height && column < width {
-                        true => self.input[((image * height + input_row) * width + column) * bytes..].as_ptr(),
-                        false => self.filter.zeros.as_ptr(),
-                    };
-                    addresses[(down * per_row + across) * rows + row] = address;
+        let (start, zeros) = (self.input.as_ptr(), self.filter.zeros.as_ptr());
+        for of_pixel in addresses.chunks_exact_mut(side * per_row).take(rows) {
+            // Offsets may wrap outside the image, where they are not used.
+            let (top, left) = ((y * stride).wrapping_sub(padding), (x * stride).wrapping_sub(padding));
+            let mut line =
+                (image * height).wrapping_add(top).wrapping_mul(width).wrapping_add(left).wrapping_mul(bytes);
+            for (down, of_line) in of_pixel.chunks_exact_mut(per_row).enumerate() {
+                let is_row = top.wrapping_add(down) < height;
+                for (across, address) in of_line.iter_mut().enumerate() {
+                    let is_inside = is_row & (left.wrapping_add(across) < width);
+                    let offset = line.wrapping_add(across * bytes);
+                    *address = if is_inside { start.wrapping_add(offset) } else { zeros };
                 }
+                line = line.wrapping_add(width * bytes);
             }
             // A division for each pixel would take as long as the products of a 1×1 filter.
             x += 1;

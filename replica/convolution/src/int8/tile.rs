@@ -2,11 +2,12 @@
 
 use super::dot::{DotVector, Requantisation};
 use std::hint::black_box;
+use std::ptr::null;
 
 /// A few output pixels and a block of output channels.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
-    /// The addresses of the inputs: for each run, one for each pixel.
+    /// The addresses of the inputs: for each pixel, one for each run.
     pub(super) addresses: *const *const u8,
     /// Number of runs of consecutive inputs.
     pub(super) runs: usize,
@@ -26,6 +27,19 @@ pub(super) struct Tile {
     pub(super) stride: usize,
     /// Number of output channels of the block that exist.
     pub(super) count: usize,
+}
+
+impl Tile {
+    /// What follows the sums of a pixel.
+    ///
+    /// # Safety
+    /// The tile has the pixel.
+    #[inline(always)]
+    unsafe fn requantisation(&self, row: usize) -> Requantisation {
+        // SAFETY: guaranteed by the caller.
+        let residual = self.residual.map(|(levels, factor)| (unsafe { levels.add(row * self.stride) }, factor));
+        Requantisation { scale: self.scale, bias: self.bias, residual }
+    }
 }
 
 /// Computes `rows` pixels of a tile.
@@ -72,12 +86,36 @@ unsafe fn rows_of<V: DotVector, const ROWS: usize>(tile: Tile) {
 unsafe fn blocks_of<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile) {
     // SAFETY: guaranteed by the caller.
     unsafe {
-        let mut memory = [[V::zero(); VECTORS]; ROWS];
-        // With many sums, the compiler does not unroll `finish`, which reads the sums by index. It must not see then that
-        // this memory belongs to the function: it would store every sum after every product.
-        let memory = if VECTORS > 2 { black_box(&mut memory) } else { &mut memory };
-        *memory = sums::<V, ROWS, VECTORS>(tile);
-        finish(tile, memory);
+        let sums = sums::<V, ROWS, VECTORS>(tile);
+        if tile.count < VECTORS * V::LANES {
+            // A copy, because `finish_part` reads the sums by index. If the sums themselves were memory, the compiler would
+            // store every sum after every product.
+            let mut copy = [[V::zero(); VECTORS]; ROWS];
+            let copy = black_box(&mut copy);
+            for row in 0..ROWS {
+                for vector in 0..VECTORS {
+                    copy[row][vector] = sums[row][vector];
+                }
+            }
+            return finish_part(tile, copy);
+        }
+        // By literal numbers, so that the sums stay in registers.
+        finish_row(tile, 0, sums[0]);
+        if ROWS > 1 {
+            finish_row(tile, 1, sums[1 % ROWS]);
+        }
+        if ROWS > 2 {
+            finish_row(tile, 2, sums[2 % ROWS]);
+        }
+        if ROWS > 3 {
+            finish_row(tile, 3, sums[3 % ROWS]);
+        }
+        if ROWS > 4 {
+            finish_row(tile, 4, sums[4 % ROWS]);
+        }
+        if ROWS > 5 {
+            finish_row(tile, 5, sums[5 % ROWS]);
+        }
     }
 }
 
@@ -92,7 +130,10 @@ unsafe fn sums<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile
         let mut sums = [[V::zero(); VECTORS]; ROWS];
         let mut weights = tile.weights;
         for run in 0..tile.runs {
-            let addresses = tile.addresses.add(run * ROWS).cast::<[*const u8; ROWS]>().read();
+            let mut addresses = [null(); ROWS];
+            for row in 0..ROWS {
+                addresses[row] = *tile.addresses.add(row * tile.runs + run);
+            }
             for at in (0..tile.run_bytes).step_by(4) {
                 // No closure: a closure would be compiled without the instructions of this function.
                 let mut factors = [V::zero(); VECTORS];
@@ -112,25 +153,29 @@ unsafe fn sums<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile
     }
 }
 
+/// Turns the sums of one pixel into levels and stores them, if all output channels of the block exist.
+///
+/// # Safety
+/// As for [`blocks_of`].
+#[inline(always)]
+unsafe fn finish_row<V: DotVector, const VECTORS: usize>(tile: Tile, row: usize, sums: [V; VECTORS]) {
+    // SAFETY: guaranteed by the caller.
+    unsafe { V::requantise_all(&sums, tile.requantisation(row), tile.output.add(row * tile.stride)) };
+}
+
 /// Turns the sums of a tile into levels, and stores those of output channels that exist.
 ///
 /// # Safety
 /// As for [`blocks_of`].
 #[inline(always)]
-unsafe fn finish<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile, sums: &[[V; VECTORS]; ROWS]) {
+unsafe fn finish_part<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile, sums: &[[V; VECTORS]; ROWS]) {
     for row in 0..ROWS {
-        // SAFETY: guaranteed by the caller; every channel that is stored exists.
-        unsafe {
-            let at = row * tile.stride;
-            let residual = tile.residual.map(|(levels, factor)| (levels.add(at), factor));
-            let (by, output) = (Requantisation { scale: tile.scale, bias: tile.bias, residual }, tile.output.add(at));
-            if tile.count >= VECTORS * V::LANES {
-                V::requantise_all(&sums[row], by, output);
-                continue;
-            }
-            for (vector, first) in (0..tile.count).step_by(V::LANES).enumerate() {
-                let count = (tile.count - first).min(V::LANES);
-                some(sums[row][vector], by.skip(first), output.add(first), count);
+        for (vector, first) in (0..tile.count).step_by(V::LANES).enumerate() {
+            let count = (tile.count - first).min(V::LANES);
+            // SAFETY: guaranteed by the caller; the channels exist.
+            unsafe {
+                let output = tile.output.add(row * tile.stride + first);
+                some(sums[row][vector], tile.requantisation(row).skip(first), output, count);
             }
         }
     }
