@@ -93,7 +93,7 @@ impl Convolution<'_> {
     /// of the filter. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is one
     /// pixel, which is `zeros` outside the image.
     #[inline(always)]
-    fn point(&self, first: usize, rows: usize, addresses: &mut [*const u8]) {
+    fn point(&self, first: usize, rows: usize, offsets: &[usize], addresses: &mut [*const u8]) {
         let Geometry { side, stride, padding } = self.filter.geometry;
         let (BatchShape { height, width, .. }, bytes) = (self.shape, padded(self.filter.inputs));
         let per_row = if padding == 0 { 1 } else { side };
@@ -103,16 +103,19 @@ impl Convolution<'_> {
         for of_pixel in addresses.chunks_exact_mut(side * per_row).take(rows) {
             // Offsets may wrap outside the image, where they are not used.
             let (top, left) = ((y * stride).wrapping_sub(padding), (x * stride).wrapping_sub(padding));
-            let mut line =
-                (image * height).wrapping_add(top).wrapping_mul(width).wrapping_add(left).wrapping_mul(bytes);
-            for (down, of_line) in of_pixel.chunks_exact_mut(per_row).enumerate() {
-                let is_row = top.wrapping_add(down) < height;
-                for (across, address) in of_line.iter_mut().enumerate() {
-                    let is_inside = is_row & (left.wrapping_add(across) < width);
-                    let offset = line.wrapping_add(across * bytes);
-                    *address = if is_inside { start.wrapping_add(offset) } else { zeros };
+            let line = (image * height).wrapping_add(top).wrapping_mul(width).wrapping_add(left).wrapping_mul(bytes);
+            let corner = start.wrapping_add(line);
+            // Most windows lie inside the image, and a few instructions add the corner to all offsets of their runs.
+            if top.wrapping_add(side) <= height && left.wrapping_add(side) <= width && top < height && left < width {
+                for (address, offset) in of_pixel.iter_mut().zip(offsets) {
+                    *address = corner.wrapping_add(*offset);
                 }
-                line = line.wrapping_add(width * bytes);
+            } else {
+                for (index, (address, offset)) in of_pixel.iter_mut().zip(offsets).enumerate() {
+                    let (down, across) = (index / per_row, index % per_row);
+                    let is_inside = top.wrapping_add(down) < height && left.wrapping_add(across) < width;
+                    *address = if is_inside { corner.wrapping_add(*offset) } else { zeros };
+                }
             }
             // A division for each pixel would take as long as the products of a 1×1 filter.
             x += 1;
@@ -138,10 +141,15 @@ impl DotTask for Part<'_> {
     unsafe fn run<V: DotVector>(self) {
         let Convolution { filter, residual, output, .. } = *self.convolution;
         let Geometry { side, padding, .. } = filter.geometry;
+        let bytes = padded(filter.inputs);
         let (runs, run_bytes) = match padding {
-            0 => (side, side * padded(filter.inputs)),
-            _ => (side * side, padded(filter.inputs)),
+            0 => (side, side * bytes),
+            _ => (side * side, bytes),
         };
+        // The distances of the runs from the first.
+        let line = self.convolution.shape.width * bytes;
+        let offset = |run: usize| run / (runs / side) * line + run % (runs / side) * bytes;
+        let offsets: Vec<usize> = (0..runs).map(offset).collect();
         let mut addresses = vec![std::ptr::null(); runs * V::ROWS];
         let (block, channels) = (V::LANES * V::VECTORS, padded(filter.outputs));
         let tiles = self.pixels.len().div_ceil(V::ROWS);
@@ -151,7 +159,7 @@ impl DotTask for Part<'_> {
             for number in 0..tiles {
                 let part = part_range(self.pixels.len(), tiles, number);
                 let (first, rows) = (self.pixels.start + part.start, part.len());
-                self.convolution.point(first, rows, &mut addresses);
+                self.convolution.point(first, rows, &offsets, &mut addresses);
                 let at = first * channels + channel;
                 // SAFETY: `point` has written an address for each run and pixel, of as many bytes as a run has: without
                 // padding, `Geometry::output` counts only windows that lie within the image. The weights, scales and

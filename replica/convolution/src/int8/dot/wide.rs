@@ -39,7 +39,10 @@ impl DotVector for Wide {
     #[inline(always)]
     unsafe fn requantise(self, by: Requantisation, output: *mut u8) {
         // SAFETY: guaranteed by the caller; see `DotVector`.
-        unsafe { _mm_storeu_si128(output.cast(), _mm512_cvtusepi32_epi8(self.levels(by))) }
+        unsafe {
+            let levels = _mm512_max_epi32(self.levels(by), _mm512_setzero_si512());
+            _mm_storeu_si128(output.cast(), _mm512_cvtepi32_epi8(levels));
+        }
     }
 
     #[inline(always)]
@@ -52,7 +55,7 @@ impl DotVector for Wide {
                 levels[vector] = sums[vector].levels(by.skip(vector * Self::LANES));
             }
             let [a, b, c, d] = levels;
-            // A pack takes four channels of each operand in turn: the bytes are the channels 0-3 of `a`, `b`, `c` and `d`,
+            // A pack clamps to unsigned numbers, and takes four channels of each operand in turn: the bytes are the channels 0-3 of `a`, `b`, `c` and `d`,
             // then the channels 4-7 of them, and so on.
             let bytes = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -62,7 +65,7 @@ impl DotVector for Wide {
 }
 
 impl Wide {
-    /// The levels of the sums, each in 32 bits.
+    /// The levels of the sums, each in 32 bits. Levels below 0 are not yet clamped.
     ///
     /// # Safety
     /// As for [`DotVector::requantise`].
@@ -76,8 +79,10 @@ impl Wide {
                 let levels = _mm512_cvtepu8_epi32(_mm_loadu_si128(residual.cast()));
                 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(levels), _mm512_set1_ps(factor), value);
             }
-            let clamped = _mm512_min_ps(_mm512_max_ps(value, _mm512_setzero_ps()), _mm512_set1_ps(MAX_LEVEL));
-            // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep.
+            // With the operands exchanged, a value that is not a number would become 255, and not 0 as by the definition.
+            let clamped = _mm512_min_ps(_mm512_set1_ps(MAX_LEVEL), value);
+            // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep. Values
+            // below all integers become the least one.
             _mm512_cvtps_epi32(clamped)
         }
     }
