@@ -2,7 +2,8 @@
 
 use crate::decode::{ImageLimits, memory};
 use crate::labels::LabelSource;
-use crate::model::{Architecture, Device, KernelChoice, ModelSource, Precision, Setup, WeightsSource};
+use crate::model::{Device, KernelChoice, ModelSource, Precision, Setup};
+use crate::model_flags::ModelFlags;
 use crate::pipeline::Sizes;
 use crate::transform::TransformFlags;
 use anyhow::{Context, ensure};
@@ -21,11 +22,12 @@ const MIN_DECODE_BYTES: u64 = 16 << 20;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    group = clap::ArgGroup::new("model_files").args(["weights", "model"]),
     after_help = "Examples:\n  replica                                            the bundled model of textured shapes\n  \
     replica --weights resnet50.pth --labels imagenet   torchvision's ImageNet weights\n  \
     replica --model resnet-50/                         a directory as transformers or timm write it\n  \
     replica --weights vit.onnx --labels labels.txt     any network that was exported to ONNX\n  \
+    replica quantize --calibrate pictures --output int8.safetensors\n  \
+    replica --weights int8.safetensors --precision int8\n  \
     replica --torchscript model.pt --allow-torchscript --sha256 \"$(sha256sum < model.pt | cut -c-64)\"\n\n\
     curl -H 'Content-Type: image/jpeg' --data-binary @image.jpg http://127.0.0.1:6000/predict"
 )]
@@ -34,24 +36,9 @@ pub struct Args {
     /// IPv4, and becomes 0.0.0.0 on a machine without IPv6
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "[::]:6000")]
     pub listen: SocketAddr,
-    /// File of a network: the weights of a residual network, as torchvision, timm or transformers write them
-    /// (.safetensors, .pth, .pt, .bin or .ckpt), or any classifier from [n, 3, side, side] to [n, classes] as .onnx, such
-    /// as vit.onnx; by default the bundled model
-    #[arg(long, env = "ROUNDHOUSE_WEIGHTS", conflicts_with = "model")]
-    pub weights: Option<PathBuf>,
-    /// Directory with such a file, and perhaps config.json and preprocessor_config.json of transformers, config.json of
-    /// timm, and labels.txt with one name on each line. Flags win over these files, and these files over the metadata
-    /// in the weights
-    #[arg(long, env = "ROUNDHOUSE_MODEL", value_name = "DIRECTORY")]
-    pub model: Option<PathBuf>,
-    /// Place of the weights in a file that has several, such as model_ema or state_dict.teacher; by default the place
-    /// is found, and moving averages (EMA) are used only if there are no other weights
-    #[arg(long, env = "ROUNDHOUSE_WEIGHTS_KEY", requires = "model_files")]
-    pub weights_key: Option<String>,
-    /// Architecture that the weights must have, such as resnet50 or resnext50_32x4d; by default the names and shapes of
-    /// the tensors tell it
-    #[arg(long, env = "ROUNDHOUSE_ARCHITECTURE", requires = "model_files")]
-    pub architecture: Option<Architecture>,
+    /// The flags that name the files of a model.
+    #[command(flatten)]
+    pub files: ModelFlags,
     /// File of a TorchScript classifier from [n, 3, side, side] to [n, classes]; needs --allow-torchscript and --sha256
     #[arg(
         long,
@@ -87,9 +74,13 @@ pub struct Args {
     #[arg(long, env = "ROUNDHOUSE_DEVICE", default_value_t = Device::Cpu)]
     pub device: Device,
     /// Precision of weights and activations; libtorch computes f16 and bf16; for a file of weights, the difference of
-    /// the logits from those in f32 is logged at the start
+    /// the logits from those in f32 is logged at the start; int8 needs a file that replica quantize has written
     #[arg(long, env = "ROUNDHOUSE_PRECISION", value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// Least share of the calibration's pictures, in percent, for which a file with 8-bit weights gives the same class as
+    /// f32; a file below is refused, such as 98.5
+    #[arg(long, env = "ROUNDHOUSE_MIN_AGREEMENT", default_value_t = 99.0, value_parser = percent)]
+    pub min_agreement: f64,
     /// Most images in one forward pass
     #[arg(long, env = "ROUNDHOUSE_MAX_BATCH", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_batch: u32,
@@ -144,6 +135,8 @@ pub struct Config {
     pub reload_interval: Option<Duration>,
     /// The settings with which the model runs: engine, device, precision, threads and largest batch.
     pub setup: Setup,
+    /// The least share of pictures, 0 to 1, for which a model in 8-bit integers must give the same class as in f32.
+    pub min_agreement: f64,
     /// The values of the transform that override those of the model's files.
     pub transform: TransformFlags,
     /// The source of the class names.
@@ -175,12 +168,9 @@ impl TryFrom<Args> for Config {
         let capacity = args.capacity.map_or(2 * workers * max_batch, |capacity| capacity as usize);
         let RequestLimits { max_body_bytes, drain_delay, grace, .. } = args.request_limits;
         let connection_limits = ConnectionLimits { max_chunk_bytes: max_body_bytes, ..args.connection_limits };
-        let source = |path| WeightsSource { path, key: args.weights_key, architecture: args.architecture };
-        let model = match (args.torchscript, args.sha256, args.weights, args.model) {
-            (Some(path), Some(sha256), ..) => ModelSource::TorchScript(path, sha256),
-            (_, _, Some(path), _) => ModelSource::Weights(source(path)),
-            (_, _, _, Some(path)) => ModelSource::Directory(source(path)),
-            _ => ModelSource::Bundled,
+        let model = match (args.torchscript, args.sha256) {
+            (Some(path), Some(sha256)) => ModelSource::TorchScript(path, sha256),
+            _ => args.files.source(),
         };
         // No batch is larger than the capacity, so the warm-up needs no larger batch.
         let max_batch = capacity.min(max_batch);
@@ -189,6 +179,7 @@ impl TryFrom<Args> for Config {
             reload_interval: (model.is_data() && !args.reload_interval.is_zero()).then_some(args.reload_interval),
             model,
             setup: Setup { kernel: args.kernel, device: args.device, precision: args.precision, threads, max_batch },
+            min_agreement: args.min_agreement / 100.0,
             transform: args.transform,
             labels: args.labels,
             sizes: Sizes {
@@ -209,6 +200,12 @@ impl TryFrom<Args> for Config {
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
+}
+
+/// Parses a percentage from 0 to 100.
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "give a percentage from 0 to 100, such as 99".into())
 }
 
 /// Parses a SHA-256 of 64 hexadecimal digits.
@@ -267,6 +264,9 @@ mod tests {
             (&["--weights-key=ema"], ErrorKind::MissingRequiredArgument),
             (&["--model=m", "--weights=w.pth"], ErrorKind::ArgumentConflict),
             (&[script, "--allow-torchscript", hash, "--model=m"], ErrorKind::ArgumentConflict),
+            (&["--min-agreement=101"], ErrorKind::ValueValidation),
+            (&["--min-agreement=nan"], ErrorKind::ValueValidation),
+            (&["--precision=int4"], ErrorKind::InvalidValue),
         ] {
             assert_eq!(config(flags).err(), Some(expected), "{flags:?}");
         }

@@ -1,7 +1,9 @@
 //! A replica. It decodes images, classifies them in batches, and answers over HTTP.
 
+pub mod accuracy;
 pub mod batch;
 mod bounded_file;
+pub mod command;
 pub mod config;
 pub mod decode;
 pub mod handler;
@@ -11,12 +13,15 @@ pub mod labels;
 pub mod metrics;
 pub mod model;
 pub mod model_files;
+pub mod model_flags;
 pub mod model_loader;
 pub mod multipart;
 pub mod parameters;
 pub mod pass_times;
+pub mod picture_folder;
 pub mod pipeline;
 pub mod preprocess;
+pub mod quantise;
 pub mod ranking;
 pub mod reload;
 pub mod request_body;

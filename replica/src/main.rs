@@ -1,20 +1,25 @@
-//! The program of a replica. It parses the flags, starts telemetry and runs the server.
+//! The program of a replica. It parses the flags, and serves or runs one of the other commands.
 
 use anyhow::Result;
 use clap::Parser;
+use replica::command::{Command, Program};
 use replica::config::{Args, Config};
-use replica::server;
+use replica::{accuracy, quantise, server};
 use service::telemetry::{self, latency_buckets};
 use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
-    exit::report(run())
+    let main_entered = Instant::now();
+    let Program { command, serve } = Program::parse();
+    exit::report(match command {
+        None => run_server(serve, main_entered),
+        Some(Command::Quantize(args)) => quantise::run(args),
+        Some(Command::Accuracy(args)) => accuracy::run(args),
+    })
 }
 
-fn run() -> Result<()> {
-    let main_entered = Instant::now();
-    let args = Args::parse();
+fn run_server(args: Args, main_entered: Instant) -> Result<()> {
     let buckets = latency_buckets(None, args.request_limits.deadline);
     let metrics = telemetry::start(&args.process.log, &buckets)?;
     let config = Config::try_from(args)?;

@@ -1,6 +1,7 @@
 //! The interface of a classifier. In this library, only this file and the modules below it use libtorch.
 
 mod architecture;
+mod calibration;
 mod checkpoint;
 mod choice;
 mod config_file;
@@ -11,6 +12,7 @@ mod factory;
 mod file;
 mod folded;
 mod fused;
+mod histogram;
 mod libtorch;
 mod names;
 mod network;
@@ -19,6 +21,7 @@ mod onnx;
 mod pickle;
 mod preprocessor_file;
 mod pth;
+mod quantised;
 mod stored_tensor;
 #[cfg(test)]
 mod tests;
@@ -30,11 +33,13 @@ pub mod weights;
 
 pub use ::convolution::Instructions;
 pub use architecture::Architecture;
+pub use calibration::Calibration;
 pub use choice::KernelChoice;
 pub use description::Description;
 pub use device::{Device, Precision};
-pub use factory::{ModelFactory, Setup};
+pub use factory::{Error, ModelFactory, Setup};
 pub use file::{ModelFile, ModelSource, WeightsSource};
+pub use quantised::{Agreement, QuantisedError, QuantisedFile};
 
 /// Number of channels of an image: red, green and blue.
 pub const CHANNELS: usize = 3;

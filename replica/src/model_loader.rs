@@ -5,7 +5,7 @@ use crate::model::{ModelFactory, ModelFile, ModelSource, Setup};
 use crate::model_files::ModelFiles;
 use crate::pipeline::LoadedModel;
 use crate::served_model::ServedModel;
-use crate::transform::{Transform, TransformFlags, TransformValues};
+use crate::transform::{Transform, TransformFlags};
 use anyhow::Result;
 
 /// Where the model comes from, and how it is run.
@@ -20,6 +20,8 @@ pub struct ModelLoader {
     pub transform: TransformFlags,
     /// The source of the class names.
     pub labels: LabelSource,
+    /// The least share of pictures, 0 to 1, for which a model in 8-bit integers must give the same class as in f32.
+    pub min_agreement: f64,
 }
 
 impl ModelLoader {
@@ -48,10 +50,9 @@ impl ModelLoader {
 
     fn load_files(&self, version: String) -> Result<LoadedModel<ModelFactory>> {
         let file = ModelFile::open(&self.source)?;
+        file.verify(self.min_agreement)?;
         let (name, platform, description) = (file.name(), file.platform(), file.description());
-        let flags = [("flag", TransformValues::from(&self.transform))];
-        let files = description.transform.iter().map(|(source, values)| (source.as_str(), values.clone()));
-        let (transform, sources) = Transform::resolve(&flags.into_iter().chain(files).collect::<Vec<_>>());
+        let (transform, sources) = Transform::of_model(&self.transform, &description);
         tracing::info!("transform: {sources}");
         let factory = ModelFactory::new(file, transform.crop as usize, self.setup)?;
         let labels = self.labels.load(description.labels, factory.classes())?;

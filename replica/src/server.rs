@@ -80,6 +80,7 @@ fn start_pipeline(config: &Config, latch: Latch, main_entered: Instant) -> Resul
         setup: config.setup,
         transform: config.transform.clone(),
         labels: config.labels.clone(),
+        min_agreement: config.min_agreement,
     };
     let interval = config.reload_interval.filter(|_| !loader.files.is_empty());
     let watch = Watch::new(loader.files.snapshot());

@@ -1,6 +1,7 @@
 //! The parameters of the transform from pixels to a model's input, with torchvision's names. They come from flags, from
 //! the files of a model's directory and from the metadata of a weights file. `preprocess` applies them.
 
+use crate::model::Description;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -116,8 +117,8 @@ impl From<&TransformFlags> for TransformValues {
 }
 
 impl TransformValues {
-    /// The values in the metadata of a weights file. The keys are `resize`, `input_size` (the crop), `interpolation`,
-    /// `mean` and `std`. The values have the syntax of the flags.
+    /// The values in the metadata of a weights file. The keys are `resize`, `resize_mode`, `input_size` (the crop),
+    /// `crop_offset` (`nearest` or `down`), `interpolation`, `mean` and `std`. The values have the syntax of the flags.
     ///
     /// # Errors
     /// If a value is malformed.
@@ -134,13 +135,20 @@ impl TransformValues {
         }
         Ok(Self {
             resize: read(metadata, "resize", side)?,
+            resize_mode: read(metadata, "resize_mode", |name| {
+                clap::ValueEnum::from_str(name, false).map_err(|_| "it must be shorter-side or both-sides".to_owned())
+            })?,
+            crop_offset: read(metadata, "crop_offset", |name| match name {
+                "nearest" => Ok(CropOffset::Nearest),
+                "down" => Ok(CropOffset::Down),
+                _ => Err("it must be nearest or down".to_owned()),
+            })?,
             crop: read(metadata, "input_size", side)?,
             interpolation: read(metadata, "interpolation", |name| {
                 Interpolation::named(name).ok_or_else(|| "it must be nearest, bilinear or bicubic".to_owned())
             })?,
             mean: read(metadata, "mean", mean)?,
             std: read(metadata, "std", std)?,
-            ..Self::default()
         })
     }
 }
@@ -169,10 +177,46 @@ impl Transform {
         3 * self.crop as usize * self.crop as usize
     }
 
+    /// The parameters as metadata of a weights file, which [`TransformValues::from_metadata`] reads.
+    pub fn metadata(&self) -> HashMap<String, String> {
+        let three = |numbers: [f32; 3]| numbers.map(|number| number.to_string()).join(",");
+        let resize_mode = match self.resize_mode {
+            ResizeMode::ShorterSide => "shorter-side",
+            ResizeMode::BothSides => "both-sides",
+        };
+        let crop_offset = match self.crop_offset {
+            CropOffset::Nearest => "nearest",
+            CropOffset::Down => "down",
+        };
+        let interpolation = match self.interpolation {
+            Interpolation::Nearest => "nearest",
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+        };
+        let values = [
+            ("resize", self.resize.to_string()),
+            ("resize_mode", resize_mode.to_owned()),
+            ("input_size", self.crop.to_string()),
+            ("crop_offset", crop_offset.to_owned()),
+            ("interpolation", interpolation.to_owned()),
+            ("mean", three(self.mean)),
+            ("std", three(self.std)),
+        ];
+        HashMap::from(values.map(|(key, value)| (key.to_owned(), value)))
+    }
+
     /// The largest absolute value of a number in the model's input that a picture can have.
     pub fn largest_input(&self) -> f32 {
         let of_channel = |(mean, std): (&f32, &f32)| mean.abs().max((1.0 - mean).abs()) / std;
         self.mean.iter().zip(&self.std).map(of_channel).fold(0.0, f32::max)
+    }
+
+    /// The transform of a model with this `description`; `flags` win. Also returns a description of the transform, in
+    /// which each parameter has the name of its source.
+    pub fn of_model(flags: &TransformFlags, description: &Description) -> (Self, String) {
+        let flags = [("flag", TransformValues::from(flags))];
+        let files = description.transform.iter().map(|(source, values)| (source.as_str(), values.clone()));
+        Self::resolve(&flags.into_iter().chain(files).collect::<Vec<_>>())
     }
 
     /// Takes each parameter from the first of the named sources that has it, or else from [`Transform::IMAGENET`]. Also

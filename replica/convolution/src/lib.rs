@@ -18,6 +18,7 @@ mod epilogue;
 mod executor;
 mod geometry;
 mod instructions;
+pub mod int8;
 pub mod memory;
 mod partition;
 pub mod pool;

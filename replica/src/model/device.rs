@@ -23,6 +23,8 @@ pub enum Precision {
     F16,
     /// bfloat16: the upper 16 bits of f32
     Bf16,
+    /// 8-bit integers, for a file that `replica quantize` has written; on the CPU, with VNNI instructions
+    Int8,
 }
 
 /// Why a device cannot be used.
@@ -64,10 +66,10 @@ impl Device {
 }
 
 impl Precision {
-    /// The precision as libtorch's type.
+    /// The precision as libtorch's type: of images and logits in the case of integers.
     pub(super) fn kind(self) -> tch::Kind {
         match self {
-            Self::F32 => tch::Kind::Float,
+            Self::F32 | Self::Int8 => tch::Kind::Float,
             Self::F16 => tch::Kind::Half,
             Self::Bf16 => tch::Kind::BFloat16,
         }

@@ -9,15 +9,31 @@ use super::libtorch::{LibtorchModel, MemoryFormat, TensorOptions};
 use super::network::Network;
 #[cfg(feature = "onnx")]
 use super::onnx::OnnxNetwork;
+use super::quantised::{Int8Model, Int8Network};
 use super::torchscript::{self, TorchScriptModel};
 use super::weights::{self, Weights};
 use super::{Architecture, InferenceError, Model, warm_up};
+use convolution::int8::Int8Instructions;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tch::CModule;
 
 /// Number of images on which another device or precision is compared with the CPU in f32.
 const ACCURACY_IMAGES: usize = 8;
+
+/// The model's weights are f32, and `--precision int8` was given.
+const NOT_CALIBRATED: &str = "--precision int8 needs a file with calibrated 8-bit weights; write one with replica \
+    quantize --weights FILE --calibrate FOLDER --output FILE.safetensors, and give it as --weights";
+
+/// The model's weights are 8-bit integers, and another precision was given.
+const CALIBRATED: &str = "the file of --weights has 8-bit weights; give --precision int8, or a file of f32 weights";
+
+/// The device has no 8-bit engine.
+const ONLY_ON_CPU: &str = "--precision int8 is computed on the CPU only; give --device cpu, or another precision";
+
+/// The processor has no instructions that make 8-bit integers faster.
+const NO_VNNI: &str = "--precision int8: this processor has neither AVX-512-VNNI nor AVX-VNNI, and without them 8-bit \
+    integers are slower than f32; give a file of f32 weights and --precision f32";
 
 /// How a model is run.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +67,7 @@ enum Backend {
     TorchScript(Arc<CModule>, TensorOptions),
     #[cfg(feature = "onnx")]
     Onnx(OnnxNetwork),
+    Int8(Arc<Int8Network>),
 }
 
 /// Why no model can be made of a file.
@@ -69,6 +86,9 @@ pub enum Error {
     /// The device does not exist.
     #[error(transparent)]
     Device(#[from] device::Error),
+    /// The file and the flag `--precision` do not fit each other.
+    #[error("{0}")]
+    Precision(&'static str),
     /// No engine can compute the model.
     #[error(transparent)]
     Inference(#[from] InferenceError),
@@ -81,12 +101,19 @@ impl ModelFactory {
     /// If the file does not fit the architecture, the device does not exist, or no engine can compute the model.
     pub fn new(file: ModelFile, side: usize, setup: Setup) -> Result<Self, Error> {
         tch::set_num_threads(i32::try_from(setup.threads).unwrap_or(i32::MAX));
+        if setup.precision == Precision::Int8 && !matches!(file, ModelFile::Quantised(_)) {
+            return Err(Error::Precision(NOT_CALIBRATED));
+        }
         let format = MemoryFormat::ChannelsLast;
         let options = TensorOptions { device: setup.device.find()?, kind: setup.precision.kind(), format };
         let (backend, classes) = match file {
             ModelFile::TorchScript(file) => {
                 let (module, classes) = file.load(options, side, setup.max_batch)?;
                 (Backend::TorchScript(module, options), classes)
+            }
+            ModelFile::Quantised(file) => {
+                let network = Int8Network::new(&file.network, int8_instructions(setup)?);
+                (Backend::Int8(Arc::new(network)), file.network.layers.head.bias.len())
             }
             #[cfg(feature = "onnx")]
             ModelFile::Onnx(file) => {
@@ -121,6 +148,7 @@ impl ModelFactory {
     pub fn model(&self) -> Result<Box<dyn Model>, InferenceError> {
         Ok(match &self.backend {
             Backend::Fused(plan) => Box::new(FusedModel::new(plan.clone(), self.side, self.threads)?),
+            Backend::Int8(network) => Box::new(Int8Model::new(network.clone(), self.side, self.threads)?),
             Backend::Libtorch(model) => Box::new(model.lock().unwrap_or_else(PoisonError::into_inner).share()),
             Backend::TorchScript(module, options) => {
                 Box::new(TorchScriptModel::new(module.clone(), *options, self.side))
@@ -173,7 +201,21 @@ impl fmt::Display for ModelFactory {
             Backend::TorchScript(_, options) => write!(f, "TorchScript, {options}"),
             #[cfg(feature = "onnx")]
             Backend::Onnx(_) => f.write_str("ONNX Runtime, Cpu, Float"),
+            Backend::Int8(network) => write!(f, "own kernels in 8-bit integers, {}", network.instructions()),
         }
+    }
+}
+
+/// The instructions for a file with 8-bit weights.
+///
+/// # Errors
+/// If `setup` asks for another precision or device, or the processor would be slower than in f32.
+fn int8_instructions(setup: Setup) -> Result<Int8Instructions, Error> {
+    match (setup.precision, setup.device, Int8Instructions::best()) {
+        (Precision::F32 | Precision::F16 | Precision::Bf16, _, _) => Err(Error::Precision(CALIBRATED)),
+        (_, Device::Cuda(_), _) => Err(Error::Precision(ONLY_ON_CPU)),
+        (_, _, Int8Instructions::Portable) => Err(Error::Precision(NO_VNNI)),
+        (_, _, vnni) => Ok(vnni),
     }
 }
 

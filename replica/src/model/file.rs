@@ -5,6 +5,7 @@ use super::description::Description;
 use super::directory::ModelDirectory;
 #[cfg(feature = "onnx")]
 use super::onnx::{self, OnnxFile};
+use super::quantised::{QuantisedError, QuantisedFile};
 use super::torchscript;
 use super::weights::{self, Weights};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub enum ModelFile {
     /// An ONNX network.
     #[cfg(feature = "onnx")]
     Onnx(OnnxFile),
+    /// A network in 8-bit integers.
+    Quantised(Box<QuantisedFile>),
 }
 
 /// Why a model's file cannot be used.
@@ -76,6 +79,9 @@ pub enum Error {
     /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] weights::Error),
+    /// The file of a network in 8-bit integers is malformed.
+    #[error(transparent)]
+    Quantised(#[from] QuantisedError),
     /// The TorchScript file cannot be read, or its SHA-256 is not the expected one.
     #[error(transparent)]
     TorchScript(#[from] torchscript::Error),
@@ -107,6 +113,10 @@ impl ModelFile {
                 {
                     return Ok(Self::Onnx(OnnxFile::open(network, source, description)?));
                 }
+                if let Some(mut file) = quantised(&weights)? {
+                    file.description = description.or(file.description);
+                    return Ok(Self::Quantised(Box::new(file)));
+                }
                 let mut weights = Weights::open(&weights, source.key.as_deref())?;
                 // The files of the directory are easier to change than the metadata of the weights, so they win.
                 *weights.description = description.or(*weights.description);
@@ -118,7 +128,11 @@ impl ModelFile {
             }
             ModelSource::Weights(source) => source,
         };
-        let weights = Weights::open(std::slice::from_ref(&source.path), source.key.as_deref())?;
+        let paths = std::slice::from_ref(&source.path);
+        if let Some(file) = quantised(paths)? {
+            return Ok(Self::Quantised(Box::new(file)));
+        }
+        let weights = Weights::open(paths, source.key.as_deref())?;
         Ok(Self::of_weights(weights, source.architecture)?)
     }
 
@@ -131,10 +145,24 @@ impl ModelFile {
         Ok(Self::Weights(weights, Architecture { stride, ..architecture }))
     }
 
+    /// Checks that a network in 8-bit integers agrees with f32 for at least the share `min_agreement` (0 to 1) of the
+    /// pictures of its calibration, and that this machine computes the same logits as the machine that wrote the file.
+    /// Other files are not checked.
+    ///
+    /// # Errors
+    /// If the network agrees for fewer pictures, or the logits differ.
+    pub fn verify(&self, min_agreement: f64) -> Result<(), Error> {
+        match self {
+            Self::Quantised(file) => Ok(file.verify(min_agreement)?),
+            _ => Ok(()),
+        }
+    }
+
     /// What the files of the model say about it; nothing for TorchScript.
     pub fn description(&self) -> Description {
         match self {
             Self::Weights(weights, _) => (*weights.description).clone(),
+            Self::Quantised(file) => file.description.clone(),
             Self::TorchScript(_) => Description::default(),
             #[cfg(feature = "onnx")]
             Self::Onnx(file) => file.description().clone(),
@@ -144,7 +172,7 @@ impl ModelFile {
     /// The name of the engine's kind in the metadata of the Open Inference Protocol.
     pub fn platform(&self) -> &'static str {
         match self {
-            Self::Weights(..) | Self::TorchScript(_) => "pytorch_libtorch",
+            Self::Weights(..) | Self::Quantised(_) | Self::TorchScript(_) => "pytorch_libtorch",
             #[cfg(feature = "onnx")]
             Self::Onnx(_) => "onnx_onnxv1",
         }
@@ -156,8 +184,17 @@ impl ModelFile {
         match self {
             Self::Weights(_, architecture) => architecture.name(),
             Self::TorchScript(file) => file.name().to_owned(),
+            Self::Quantised(file) => file.architecture.clone(),
             #[cfg(feature = "onnx")]
             Self::Onnx(file) => file.name().to_owned(),
         }
+    }
+}
+
+/// The network in 8-bit integers that the only one of `paths` has; `None` if it is another file, or there are several.
+fn quantised(paths: &[PathBuf]) -> Result<Option<QuantisedFile>, QuantisedError> {
+    match paths {
+        [path] => QuantisedFile::open(path),
+        _ => Ok(None),
     }
 }

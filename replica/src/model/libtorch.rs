@@ -40,7 +40,7 @@ impl TensorOptions {
 }
 
 /// A convolution as libtorch's tensors.
-struct LibtorchLayer {
+pub(super) struct LibtorchLayer {
     weights: Tensor,
     bias: Tensor,
     stride: [i64; 2],
@@ -50,7 +50,10 @@ struct LibtorchLayer {
 
 impl LibtorchLayer {
     /// A layer for images that are dense tensors.
-    fn new(layer: &FoldedConvolution, TensorOptions { device, kind, format }: TensorOptions) -> Result<Self, TchError> {
+    pub(super) fn new(
+        layer: &FoldedConvolution,
+        TensorOptions { device, kind, format }: TensorOptions,
+    ) -> Result<Self, TchError> {
         let side = layer.geometry.side as i64;
         let groups = layer.groups as i64;
         let shape = [layer.bias.len() as i64, layer.inputs as i64 / groups, side, side];
@@ -80,7 +83,7 @@ impl LibtorchLayer {
 }
 
 /// Computes layers with libtorch.
-struct LibtorchEngine(TensorOptions);
+pub(super) struct LibtorchEngine(pub(super) TensorOptions);
 
 impl Engine<LibtorchLayer> for LibtorchEngine {
     type Activations = Tensor;
@@ -229,6 +232,7 @@ mod tests {
             weights: (0..outputs * inputs * side * side).map(|index| (index % 7) as f32 - 3.0).collect(),
             bias: vec![0.5; outputs],
             inputs,
+            groups: 1,
             geometry: Geometry { side, stride, padding: side / 2 },
         };
         let network = Network { stem: layer(CHANNELS, 4, 7, 2), blocks: Vec::new(), head: layer(4, 2, 1, 1) };

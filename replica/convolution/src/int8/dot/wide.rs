@@ -1,0 +1,89 @@
+//! Sixteen sums: AVX-512-VNNI.
+
+use super::{DotVector, MAX_LEVEL, Requantisation};
+use std::arch::x86_64::*;
+
+/// A register of 512 bits.
+#[derive(Clone, Copy)]
+pub(in crate::int8) struct Wide(__m512i);
+
+impl DotVector for Wide {
+    const LANES: usize = 16;
+    const VECTORS: usize = 4;
+    const ROWS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        Self(unsafe { _mm512_setzero_si512() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i8) -> Self {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        Self(unsafe { _mm512_loadu_si512(from.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const u8) -> Self {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        Self(unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) })
+    }
+
+    #[inline(always)]
+    unsafe fn dot(self, activations: Self, weights: Self) -> Self {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        Self(unsafe { _mm512_dpbusd_epi32(self.0, activations.0, weights.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn requantise(self, by: Requantisation, output: *mut u8) {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        unsafe {
+            let levels = _mm512_max_epi32(self.levels(by), _mm512_setzero_si512());
+            _mm_storeu_si128(output.cast(), _mm512_cvtepi32_epi8(levels));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn requantise_all<const VECTORS: usize>(sums: &[Self; VECTORS], by: Requantisation, output: *mut u8) {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        unsafe {
+            // No closure: a closure would be compiled without the instructions of this function.
+            let mut levels = [_mm512_setzero_si512(); 4];
+            for vector in 0..VECTORS.min(4) {
+                levels[vector] = sums[vector].levels(by.skip(vector * Self::LANES));
+            }
+            let [a, b, c, d] = levels;
+            // A pack clamps to unsigned numbers, and takes four channels of each operand in turn: the bytes are the channels 0-3 of `a`, `b`, `c` and `d`,
+            // then the channels 4-7 of them, and so on.
+            let bytes = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_storeu_si512(output.cast(), _mm512_permutexvar_epi32(order, bytes));
+        }
+    }
+}
+
+impl Wide {
+    /// The levels of the sums, each in 32 bits. Levels below 0 are not yet clamped.
+    ///
+    /// # Safety
+    /// As for [`DotVector::requantise`].
+    #[inline(always)]
+    unsafe fn levels(self, by: Requantisation) -> __m512i {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            let (scale, bias) = (_mm512_loadu_ps(by.scale), _mm512_loadu_ps(by.bias));
+            let mut value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(self.0), scale, bias);
+            if let Some((residual, factor)) = by.residual {
+                let levels = _mm512_cvtepu8_epi32(_mm_loadu_si128(residual.cast()));
+                value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(levels), _mm512_set1_ps(factor), value);
+            }
+            // With the operands exchanged, a value that is not a number would become 255, and not 0 as by the definition.
+            let clamped = _mm512_min_ps(_mm512_set1_ps(MAX_LEVEL), value);
+            // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep. Values
+            // below all integers become the least one.
+            _mm512_cvtps_epi32(clamped)
+        }
+    }
+}

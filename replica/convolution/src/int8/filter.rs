@@ -1,0 +1,83 @@
+//! The weights of a convolution in the order in which `convolve` reads them.
+
+use super::{Bytes, Int8Instructions, padded};
+use crate::Geometry;
+use crate::aligned::AlignedBuffer;
+
+/// A filter, and what turns its sums into levels.
+pub struct Int8Filter {
+    /// The weights, `[block of output channels][row][column][group of four inputs][output channel][input]`. Outputs and
+    /// inputs that only fill a block or a group have zero weights.
+    pub(super) weights: Bytes,
+    /// The factor of each output channel, padded with zeros to whole blocks.
+    pub(super) scale: AlignedBuffer,
+    /// The term of each output channel, padded with zeros to whole blocks.
+    pub(super) bias: AlignedBuffer,
+    /// As many zeros as a pixel of the input has bytes: what pixels outside the image hold.
+    pub(super) zeros: Bytes,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) geometry: Geometry,
+    pub(super) instructions: Int8Instructions,
+}
+
+impl Int8Filter {
+    /// Packs `weights`, `[outputs, inputs, side, side]`. An output level is the sum of all products of weights and levels,
+    /// times its `scale`, plus its `bias`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit, the filter has no side or stride, or a sum of products could exceed an `i32`: with more
+    /// than 65,000 products.
+    pub fn new(
+        weights: &[i8],
+        (scale, bias): (&[f32], &[f32]),
+        inputs: usize,
+        geometry: Geometry,
+        instructions: Int8Instructions,
+    ) -> Self {
+        let Geometry { side, stride, .. } = geometry;
+        let (outputs, taps) = (bias.len(), side * side);
+        assert_eq!(weights.len(), outputs * inputs * taps, "weights of {outputs} outputs and {inputs} inputs");
+        assert_eq!(scale.len(), outputs, "one scale for each output channel");
+        assert!(side > 0 && stride > 0, "a filter has a side and a stride: {geometry:?}");
+        assert!(inputs * taps <= 65_000, "the sum of {inputs} × {taps} products may exceed 32 bits");
+        let block = instructions.block();
+        let (blocks, groups) = (outputs.div_ceil(block), padded(inputs) / 4);
+        let mut packed = Bytes::zeroed(blocks * taps * groups * block * 4);
+        for (index, &weight) in weights.iter().enumerate() {
+            let (tap, input, output) = (index % taps, index / taps % inputs, index / (taps * inputs));
+            let group = ((output / block * taps + tap) * groups + input / 4) * block + output % block;
+            packed[group * 4 + input % 4] = weight as u8;
+        }
+        Self {
+            weights: packed,
+            scale: AlignedBuffer::padded(scale, blocks * block),
+            bias: AlignedBuffer::padded(bias, blocks * block),
+            zeros: Bytes::zeroed(padded(inputs)),
+            inputs,
+            outputs,
+            geometry,
+            instructions,
+        }
+    }
+
+    /// Number of output channels.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Side, stride and padding.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Number of blocks of output channels.
+    pub(super) fn blocks(&self) -> usize {
+        self.outputs.div_ceil(self.instructions.block())
+    }
+
+    /// Bytes of the weights of one block.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.weights.len() / self.blocks().max(1)
+    }
+}

@@ -1,0 +1,185 @@
+//! `replica accuracy`: compares the precisions of a model on a folder of pictures.
+
+use crate::labels::LabelSource;
+use crate::model::{Device, KernelChoice, Model, ModelFactory, ModelFile, Precision, QuantisedFile, Setup};
+use crate::model_flags::ModelFlags;
+use crate::picture_folder::PictureFolder;
+use crate::transform::{Transform, TransformFlags};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Number of classes among which the right one must be for the columns top-5.
+const TOP: usize = 5;
+
+/// Flags of `replica accuracy`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  replica accuracy --weights resnet50.pth --quantized int8.safetensors --pictures pictures\n\n\
+                  The top-1 agreement is the share of pictures with the same likeliest class as in f32, and the top-5 \
+                  agreement the share of those whose likeliest class in f32 is among the five likeliest. If the pictures are \
+                  in subfolders with the names of the classes, or labels.csv has lines FILE,CLASS, the shares of the right \
+                  classes are printed, too."
+)]
+pub struct Args {
+    /// The flags that name the f32 weights.
+    #[command(flatten)]
+    files: ModelFlags,
+    /// File of 8-bit weights that replica quantize has written of the same weights
+    #[arg(long)]
+    quantized: Option<PathBuf>,
+    /// Folder of pictures, other than those of the calibration; subfolders are read, too
+    #[arg(long)]
+    pictures: PathBuf,
+    /// Most pictures that are read; of more, pictures at equal distances in the order of their names are taken
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_pictures: u32,
+    /// Names of the classes: weights (the names in the weights' metadata), imagenet, or a file with one name on each line
+    #[arg(long, env = "ROUNDHOUSE_LABELS", default_value = "weights")]
+    labels: LabelSource,
+    /// The flags of the transform from pixels to the model's input.
+    #[command(flatten)]
+    transform: TransformFlags,
+}
+
+/// Compares the precisions, and prints a table.
+///
+/// # Errors
+/// If a model or the pictures cannot be read or computed.
+pub fn run(args: Args) -> Result<()> {
+    let source = args.files.source();
+    let description = ModelFile::open(&source)?.description();
+    let (transform, _) = Transform::of_model(&args.transform, &description);
+    let folder = PictureFolder::list(&args.pictures, args.max_pictures as usize)?;
+    let side = transform.crop as usize;
+    let mut candidates = Vec::new();
+    let mut classes = 0;
+    for (name, precision) in [("f32", Precision::F32), ("bf16", Precision::Bf16)] {
+        let setup =
+            Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision, threads: threads(), max_batch: 1 };
+        let factory = ModelFactory::new(ModelFile::open(&source)?, side, setup)?;
+        classes = factory.classes();
+        candidates.push(Candidate::new(name, factory.model()?));
+    }
+    if let Some(path) = &args.quantized {
+        let file = QuantisedFile::open(path)?;
+        let file = file.with_context(|| format!("{}: replica quantize has not written this file", path.display()))?;
+        candidates.push(Candidate::new("int8", file.model(side, threads())?));
+    }
+    let labels = args.labels.load(description.labels, classes)?;
+    let mut labelled = 0;
+    let pictures = folder.read(&transform, &labels, "comparing precisions", |picture| {
+        labelled += u64::from(picture.class.is_some());
+        let mut reference = None;
+        for candidate in &mut candidates {
+            let start = Instant::now();
+            let logits = candidate.model.logits(std::slice::from_ref(&picture.input))?.concat();
+            candidate.time += start.elapsed();
+            let best = best(&logits, TOP);
+            let reference = *reference.get_or_insert(best[0]);
+            candidate.agreement.count(&best, Some(reference));
+            candidate.accuracy.count(&best, picture.class);
+        }
+        Ok(())
+    })?;
+    println!(
+        "{pictures} pictures, {labelled} of known classes; the time is that of a forward pass of {} threads",
+        threads()
+    );
+    println!("{}", heading());
+    candidates.iter().for_each(|candidate| println!("{}", candidate.row(pictures, labelled)));
+    Ok(())
+}
+
+/// The processors that this process may use.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The class with the highest logit; of several, the first.
+pub(crate) fn likeliest(logits: &[f32]) -> usize {
+    best(logits, 1).first().copied().unwrap_or(0)
+}
+
+/// The `count` classes with the highest logits, best first; of equal logits, the lower class first.
+fn best(logits: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    order.truncate(count);
+    order
+}
+
+/// How often a class was the likeliest, and among the [`TOP`] likeliest.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hits {
+    first: u64,
+    among: u64,
+}
+
+impl Hits {
+    /// Counts a picture whose likeliest classes are `best`, if the wanted class is known.
+    fn count(&mut self, best: &[usize], wanted: Option<usize>) {
+        if let Some(wanted) = wanted {
+            self.first += u64::from(best.first() == Some(&wanted));
+            self.among += u64::from(best.contains(&wanted));
+        }
+    }
+
+    /// Both shares of `pictures` in percent, as two columns of the table.
+    fn columns(&self, pictures: u64) -> String {
+        let share = |hits: u64| match pictures {
+            0 => "-".to_owned(),
+            _ => format!("{:.2} %", hits as f64 / pictures as f64 * 100.0),
+        };
+        format!("{:>16}{:>16}", share(self.first), share(self.among))
+    }
+}
+
+/// One precision: its model, and the counts so far.
+struct Candidate {
+    name: &'static str,
+    model: Box<dyn Model>,
+    agreement: Hits,
+    accuracy: Hits,
+    time: Duration,
+}
+
+impl Candidate {
+    fn new(name: &'static str, model: Box<dyn Model>) -> Self {
+        Self { name, model, agreement: Hits::default(), accuracy: Hits::default(), time: Duration::ZERO }
+    }
+
+    /// The row of the table.
+    fn row(&self, pictures: u64, labelled: u64) -> String {
+        let milliseconds = self.time.as_secs_f64() * 1e3 / pictures.max(1) as f64;
+        let (agreement, accuracy) = (self.agreement.columns(pictures), self.accuracy.columns(labelled));
+        format!("{:<10}{agreement}{accuracy}{milliseconds:>10.2} ms", self.name)
+    }
+}
+
+/// The heading of the table.
+fn heading() -> String {
+    format!(
+        "{:<10}{:>16}{:>16}{:>16}{:>16}{:>13}",
+        "precision", "top-1 agreement", "top-5 agreement", "top-1 accuracy", "top-5 accuracy", "per picture"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hits_count_the_first_and_the_five_likeliest() {
+        let logits = [0.0, 5.0, 3.0, 5.0, 1.0, 2.0, -1.0];
+        assert_eq!(best(&logits, TOP), [1, 3, 2, 5, 4]);
+        assert_eq!(likeliest(&logits), 1);
+        let mut hits = Hits::default();
+        for wanted in [Some(1), Some(3), Some(0), None] {
+            hits.count(&best(&logits, TOP), wanted);
+        }
+        assert_eq!(hits, Hits { first: 1, among: 2 });
+        assert_eq!(hits.columns(3).split_whitespace().collect::<Vec<_>>(), ["33.33", "%", "66.67", "%"]);
+        assert_eq!(hits.columns(0).split_whitespace().collect::<Vec<_>>(), ["-", "-"]);
+    }
+}

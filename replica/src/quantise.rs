@@ -1,0 +1,97 @@
+//! `replica quantize`: writes a file of 8-bit weights, with scales of the activations that fit a folder of pictures.
+
+use crate::accuracy::{likeliest, threads};
+use crate::model::{Agreement, Calibration, ModelFile};
+use crate::model_flags::ModelFlags;
+use crate::picture_folder::PictureFolder;
+use crate::transform::{Transform, TransformFlags};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+
+/// With fewer pictures than this number, one picture is more than a percent of the agreement.
+const ENOUGH: u64 = 100;
+
+/// The agreement that `--min-agreement` demands by default.
+const USUAL_AGREEMENT: f64 = 0.99;
+
+/// Flags of `replica quantize`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  replica quantize --weights resnet50.pth --calibrate pictures --output int8.safetensors\n  \
+                        replica --weights int8.safetensors --precision int8"
+)]
+pub struct Args {
+    /// The flags that name the f32 weights.
+    #[command(flatten)]
+    files: ModelFlags,
+    /// Folder of pictures of the kind that the model will get, some hundreds; subfolders are read, too
+    #[arg(long)]
+    calibrate: PathBuf,
+    /// File to write, .safetensors; replica --weights FILE --precision int8 serves it
+    #[arg(long, value_parser = safetensors)]
+    output: PathBuf,
+    /// Most pictures that are read; of more, pictures at equal distances in the order of their names are taken
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_pictures: u32,
+    /// The flags of the transform, which is written to the file.
+    #[command(flatten)]
+    transform: TransformFlags,
+}
+
+/// Calibrates, writes the file, and prints how often it agrees with f32.
+///
+/// # Errors
+/// If the weights or the pictures cannot be read, or the file cannot be written.
+pub fn run(args: Args) -> Result<()> {
+    if let Some(weights) = &args.files.weights {
+        ensure!(!is_same(weights, &args.output), "--output {} would replace --weights", args.output.display());
+    }
+    let file = ModelFile::open(&args.files.source())?;
+    let (transform, _) = Transform::of_model(&args.transform, &file.description());
+    let ModelFile::Weights(weights, architecture) = file else {
+        bail!("{} has no f32 weights of a residual network; give the file that it was made of", file.name());
+    };
+    let folder = PictureFolder::list(&args.calibrate, args.max_pictures as usize)?;
+    let threads = threads();
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    let mut calibration = Calibration::new(weights, architecture, transform)?;
+    let mut classes = Vec::new();
+    folder.read(&transform, &[], "calibrating in f32", |picture| {
+        classes.push(likeliest(&calibration.observe(&picture.input)?));
+        Ok(())
+    })?;
+    let mut file = calibration.quantise()?;
+    let mut model = file.model(transform.crop as usize, threads)?;
+    let mut agreement = Agreement::default();
+    let mut classes = classes.into_iter();
+    folder.read(&transform, &[], "comparing 8-bit integers", |picture| {
+        let logits = model.logits(&[picture.input])?.concat();
+        let class = classes.next().context("a picture was added to the folder during the calibration")?;
+        agreement.count(likeliest(&logits) == class);
+        Ok(())
+    })?;
+    file.agreement = agreement;
+    file.write(&args.output)?;
+    println!("wrote {}: the same class as in f32 for {agreement}", args.output.display());
+    if agreement.pictures < ENOUGH {
+        println!("with fewer than {ENOUGH} pictures, the scales and the agreement say little; calibrate with more");
+    }
+    if agreement.share() < USUAL_AGREEMENT {
+        println!("replica --precision int8 refuses the file unless --min-agreement is lowered");
+    }
+    Ok(())
+}
+
+/// Whether two paths name the same file.
+fn is_same(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}
+
+/// Parses a path that ends with .safetensors.
+fn safetensors(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension().is_some_and(|ending| ending == "safetensors") {
+        true => Ok(path),
+        false => Err("the name must end with .safetensors, such as int8.safetensors".into()),
+    }
+}
