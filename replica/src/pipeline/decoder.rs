@@ -81,8 +81,7 @@ impl Decoder {
 }
 
 fn no_embeddings(model: &str) -> RequestError {
-    let message =
-        format!("{model:?} gives no embeddings, because it is a program; send the request without embedding=1");
+    let message = format!("the engine of {model:?} gives no embeddings; send the request without embedding=1");
     RequestError::new(Code::BadRequest, message)
 }
 
