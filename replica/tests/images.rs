@@ -1,5 +1,5 @@
 //! Compares decoded and transformed pixels with those that Pillow and torchvision made of the same files
-//! (`data/make.py`, `data/make_odd.py`, `data/make_foreign.py`).
+//! (`data/make.py`, `data/make_odd.py`, `data/make_foreign.py`). The files in `data/found` were found elsewhere.
 
 use replica::decode::{Error, Image, ImageLimits, Pixels, decode};
 use replica::preprocess::crop;
@@ -51,7 +51,7 @@ fn difference(ours: &[u8], theirs: &[u8]) -> (u8, f64) {
 
 #[test]
 fn images_have_exactly_the_pixels_that_pillow_decodes() {
-    let files = [expected("odd"), expected("foreign")].concat();
+    let files = [expected("odd"), expected("foreign"), expected("found")].concat();
     assert!(files.len() > 300, "{} files", files.len());
     for (name, expected) in files {
         let found = decode(&file(&name), ImageLimits::default());

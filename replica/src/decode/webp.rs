@@ -30,11 +30,15 @@ impl Picture for Frame<'_> {
     fn memory_bytes(&self) -> u64 {
         let pixels = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
         let canvas = if self.size == self.canvas { 0 } else { 3 * pixels(self.canvas) };
-        let coded = match self.coded {
-            Coded::Lossy(coded, alpha) => coded.len() + alpha.map_or(0, <[u8]>::len),
-            Coded::Lossless(coded) => coded.len(),
+        // Alpha is a lossless bitstream, too.
+        let (coded, lossless) = match self.coded {
+            Coded::Lossy(coded, alpha) => (coded.len(), alpha.map_or(0, <[u8]>::len)),
+            Coded::Lossless(coded) => (0, coded.len()),
         };
-        5 * pixels(self.size) + canvas + (coded + TABLE_BYTES * coded.min(MOST_BYTES_OF_TABLES)) as u64 + OTHER_BYTES
+        5 * pixels(self.size)
+            + canvas
+            + (coded + lossless + TABLE_BYTES * lossless.min(MOST_BYTES_OF_TABLES)) as u64
+            + OTHER_BYTES
     }
 
     fn exif(&self) -> Option<&[u8]> {

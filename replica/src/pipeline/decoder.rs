@@ -94,3 +94,39 @@ fn request_error(error: &decode::Error) -> RequestError {
     };
     RequestError::new(code, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A grey PNG of 4×4 pixels.
+    fn image() -> Image {
+        let mut file = Vec::new();
+        let mut writer = png::Encoder::new(&mut file, 4, 4).write_header().expect("a PNG");
+        writer.write_image_data(&[7; 16]).expect("a PNG");
+        writer.finish().expect("a PNG");
+        Image::Encoded(file.into())
+    }
+
+    fn code(decoders: &Decoders, deadline: Instant) -> Option<Code> {
+        decoders.input(image(), deadline, Transform::IMAGENET).err().map(|error| error.code)
+    }
+
+    #[test]
+    fn an_image_waits_for_memory_until_its_deadline() {
+        let limits = ImageLimits { memory_bytes: 8 << 20, ..ImageLimits::default() };
+        let decoders = Decoders::new(Arc::default(), limits);
+        let far = Instant::now() + Duration::from_secs(600);
+        let held = decoders.memory.reserve(8 << 20, far).expect("all is free");
+        assert_eq!(code(&decoders, Instant::now() + Duration::from_millis(20)), Some(Code::DeadlineExceeded));
+        drop(held);
+        assert_eq!(code(&decoders, far), None);
+    }
+
+    #[test]
+    fn an_image_that_needs_more_than_all_memory_is_too_large() {
+        let decoders = Decoders::new(Arc::default(), ImageLimits { memory_bytes: 1000, ..ImageLimits::default() });
+        assert_eq!(code(&decoders, Instant::now() + Duration::from_secs(600)), Some(Code::TooLarge));
+    }
+}

@@ -47,6 +47,9 @@ pub(super) enum Coded<'file> {
     Lossless(&'file [u8]),
 }
 
+/// The number of columns and rows of a bitstream, and the bitstream.
+type Still<'file> = ((u32, u32), Coded<'file>);
+
 /// A chunk: its name and its contents.
 type Chunk<'file> = (&'file [u8; 4], &'file [u8]);
 
@@ -136,8 +139,7 @@ fn in_animation_frame(chunks: &[Chunk<'_>], index: usize) -> bool {
 
 /// The size and the coded pixels of an image whose chunks are the first of `chunks`: at most one of alpha, before at most
 /// one of pixels. `None` if there are no pixels.
-#[allow(clippy::type_complexity)]
-fn still<'file>(chunks: &[Chunk<'file>], has_alpha: bool) -> Result<Option<((u32, u32), Coded<'file>)>, &'static str> {
+fn still<'file>(chunks: &[Chunk<'file>], has_alpha: bool) -> Result<Option<Still<'file>>, &'static str> {
     let (alpha, chunks) = match chunks {
         [(b"ALPH", alpha), rest @ ..] => (Some(*alpha), rest),
         _ => (None, chunks),
