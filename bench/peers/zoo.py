@@ -390,7 +390,9 @@ def directories(net):
                      "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_mode": "center"},
         "dir-timm-176": {"input_size": [3, 176, 176], "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5],
                          "std": [0.5, 0.5, 0.5], "test_input_size": [3, 224, 224], "test_crop_pct": 0.965},
-        "dir-timm-squash": {"input_size": [3, 192, 192], "crop_pct": 0.9, "crop_mode": "squash"},
+        # Pillow 13 resizes some pictures down before across, if the two scales differ, and a bicubic filter shows that.
+        "dir-timm-squash": {"input_size": [3, 192, 192], "crop_pct": 0.9, "crop_mode": "squash",
+                            "interpolation": "bilinear"},
         "dir-timm-defaults": {"num_classes": CLASSES},
     }.items():
         (FOLDER / name).mkdir(exist_ok=True)
