@@ -41,8 +41,7 @@ pub(super) fn run(images: &Receiver<WorkItem<ToDecode>>, limits: ImageLimits, cu
 }
 
 fn no_embeddings(model: &str) -> RequestError {
-    let message =
-        format!("{model:?} gives no embeddings, because it is a program; send the request without embedding=1");
+    let message = format!("{model:?} gives no embeddings, only weights of residual networks do; send no embedding=1");
     RequestError::new(Code::BadRequest, message)
 }
 
