@@ -112,14 +112,17 @@ struct Axis {
     crop_start: usize,
     /// The length of the interval in the crop, in the crop's pixels.
     crop_length: usize,
+    /// The number of the image's pixels for one pixel of the resized image.
+    step: f64,
+    /// The number of the resized image's pixels before the interval.
+    offset: u64,
 }
 
 impl Axis {
     /// For each pixel of the interval in the crop, the index of the nearest pixel of an image whose side is `side`.
     fn nearest(&self, side: usize) -> Vec<usize> {
-        let step = self.image_length / self.crop_length as f64;
-        let skipped = (self.image_start / step).round() as u64;
-        let mut at = add_times(0.5 * step, step, skipped);
+        let step = self.step;
+        let mut at = add_times(0.5 * step, step, self.offset);
         (0..self.crop_length)
             .map(|_| {
                 let pixel = (at as usize).min(side - 1);
@@ -172,8 +175,9 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
     let axis = |side: u32, resized: f64| {
         if resized <= crop {
             let crop_start = ((crop - resized) / 2.0).floor() as usize;
-            let crop_length = resized as usize;
-            return Axis { image_start: 0.0, image_length: f64::from(side), crop_start, crop_length };
+            let (crop_length, image_length) = (resized as usize, f64::from(side));
+            let step = image_length / resized;
+            return Axis { image_start: 0.0, image_length, crop_start, crop_length, step, offset: 0 };
         }
         // torchvision rounds the offset of the crop with Python's `round`, which rounds ties to even.
         let offset = (resized - crop) / 2.0;
@@ -181,9 +185,9 @@ fn axes(width: u32, height: u32, transform: &Transform) -> (Axis, Axis) {
             CropOffset::Nearest => offset.round_ties_even(),
             CropOffset::Down => offset.floor(),
         };
-        let scale = f64::from(side) / resized;
-        let crop_length = transform.crop as usize;
-        Axis { image_start: offset * scale, image_length: crop * scale, crop_start: 0, crop_length }
+        let step = f64::from(side) / resized;
+        let (image_start, image_length, crop_length) = (offset * step, crop * step, transform.crop as usize);
+        Axis { image_start, image_length, crop_start: 0, crop_length, step, offset: offset as u64 }
     };
     (axis(width, resized.0), axis(height, resized.1))
 }
@@ -195,20 +199,21 @@ mod tests {
 
     #[test]
     fn the_crop_has_the_position_that_torchvision_chooses() {
-        let window = |image_start, image_length| Axis { image_start, image_length, crop_start: 0, crop_length: 224 };
+        let window = |step: f64, offset: u64| {
+            let (image_start, image_length) = (offset as f64 * step, 224.0 * step);
+            Axis { image_start, image_length, crop_start: 0, crop_length: 224, step, offset }
+        };
         // (341 - 224) / 2 = 58.5 is rounded to the even number 58.
-        let (across, down) = (640.0 / 341.0, 480.0 / 256.0);
-        let landscape = (window(58.0 * across, 224.0 * across), window(16.0 * down, 224.0 * down));
+        let landscape = (window(640.0 / 341.0, 58), window(480.0 / 256.0, 16));
         assert_eq!(axes(640, 480, &Transform::IMAGENET), landscape);
-        assert_eq!(axes(16, 16, &Transform::IMAGENET), (window(1.0, 14.0), window(1.0, 14.0)));
+        assert_eq!(axes(16, 16, &Transform::IMAGENET), (window(1.0 / 16.0, 16), window(1.0 / 16.0, 16)));
         // (343 - 224) / 2 = 59.5 is rounded to 60 by torchvision, and to 59 by transformers.
-        let (across, down) = (644.0 / 343.0, 480.0 / 256.0);
-        for (crop_offset, left) in [(CropOffset::Nearest, 60.0), (CropOffset::Down, 59.0)] {
-            let landscape = (window(left * across, 224.0 * across), window(16.0 * down, 224.0 * down));
+        for (crop_offset, left) in [(CropOffset::Nearest, 60), (CropOffset::Down, 59)] {
+            let landscape = (window(644.0 / 343.0, left), window(480.0 / 256.0, 16));
             assert_eq!(axes(644, 480, &Transform { crop_offset, ..Transform::IMAGENET }), landscape);
         }
         let squashed = Transform { resize_mode: ResizeMode::BothSides, ..Transform::IMAGENET };
-        assert_eq!(axes(512, 768, &squashed), (window(32.0, 448.0), window(48.0, 672.0)));
+        assert_eq!(axes(512, 768, &squashed), (window(2.0, 16), window(3.0, 16)));
     }
 
     proptest! {
@@ -230,6 +235,21 @@ mod tests {
         let columns = across.nearest(50_000_000);
         assert!(start.elapsed().as_millis() < 50, "{:?}", start.elapsed());
         assert_eq!((columns.len(), columns[0]), (224, 24_999_999));
+    }
+
+    #[test]
+    fn nearest_pixels_in_the_middle_between_two_are_those_of_pillow() {
+        // Each row has the size of the image, the transform, a pixel of the crop, and the pixel that Pillow 13.0 takes.
+        for ((width, height), (resize, crop), (is_across, at), expected) in [
+            ((4, 3), (8, 6), (true, 5), 2),
+            ((38, 27), (5, 3), (true, 1), 19),
+            ((15, 2), (33, 22), (false, 10), 0),
+            ((1028, 32), (33, 30), (false, 14), 15),
+        ] {
+            let (across, down) = axes(width, height, &Transform { resize, crop, ..Transform::IMAGENET });
+            let found = if is_across { across.nearest(width as usize) } else { down.nearest(height as usize) };
+            assert_eq!(found[at], expected, "{width}x{height} {resize} {crop}");
+        }
     }
 
     #[test]

@@ -43,8 +43,11 @@ impl Watch {
         };
         let before = std::mem::replace(&mut self.before, now.clone());
         match now {
-            None if before.is_some() => Finding::Missing(error),
-            None => Finding::Nothing,
+            None => {
+                // Files that are back are tried, also if they are the same.
+                self.tried = None;
+                if before.is_some() { Finding::Missing(error) } else { Finding::Nothing }
+            }
             Some(_) if now != before || now == self.tried => Finding::Nothing,
             Some(_) => {
                 self.tried = now;
@@ -130,6 +133,11 @@ mod tests {
         assert!(matches!(look(), Finding::Missing(reason) if reason.contains("w")));
         assert_eq!(look(), Finding::Nothing);
         fs::write(&path, "another").expect("written");
+        assert_eq!([look(), look(), look()], [Finding::Nothing, Finding::Changed, Finding::Nothing]);
+        let away = folder.path().join("away");
+        fs::rename(&path, &away).expect("renamed");
+        assert!(matches!(look(), Finding::Missing(_)));
+        fs::rename(&away, &path).expect("renamed");
         assert_eq!([look(), look(), look()], [Finding::Nothing, Finding::Changed, Finding::Nothing]);
     }
 }

@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 /// If the address is taken, the model or its labels cannot be used, or a thread of the pipeline cannot start or panics.
 pub fn run(config: Config, prometheus: PrometheusHandle, main_entered: Instant) -> Result<()> {
     // The thread of the runtime only serves sockets. Decoding and inference have threads of their own. Only one
-    // blocking thread parses tensors. Several threads would need the memory for parsing a long body several times.
+    // blocking thread parses tensors and writes long answers. Several threads would need the memory for parsing a long
+    // body several times.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().thread_name("parse").max_blocking_threads(1).build()?;
     runtime.block_on(serve(config, prometheus, main_entered))

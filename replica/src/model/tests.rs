@@ -72,6 +72,16 @@ fn every_engine_computes_the_network_of_every_architecture() {
             let found = model.logits(&images).expect("the engine computes the network");
             let difference = choice::difference(&found, &expected);
             assert!(difference < 2e-5, "{architecture} {name}: {difference:e}");
+            // The last layer makes the logits of the embedding.
+            let outputs = model.logits_and_embeddings(&images).expect("the engine gives embeddings");
+            let head = &network.head;
+            let of_embedding = |(_, embedding): &Outputs| -> Vec<f32> {
+                let rows = head.weights.chunks_exact(head.inputs).zip(&head.bias);
+                rows.map(|(row, bias)| bias + row.iter().zip(embedding).map(|(a, b)| a * b).sum::<f32>()).collect()
+            };
+            let difference = choice::difference(&outputs.iter().map(of_embedding).collect::<Vec<_>>(), &found);
+            assert!(difference < 1e-5, "{architecture} {name}: {difference:e}");
+            assert_eq!(outputs.into_iter().map(|(logits, _)| logits).collect::<Vec<_>>(), found);
         };
         for format in [MemoryFormat::ChannelsLast, MemoryFormat::OneDnn] {
             let options = TensorOptions { format, ..TensorOptions::CPU_F32 };

@@ -25,8 +25,8 @@ fn bodies() -> Vec<(&'static str, &'static str, &'static str, Vec<u8>, u16)> {
     let image = r#"{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"data":["#;
     let input = r#"{"inputs":[{"name":"input","datatype":"FP32","shape":[1,3,224,224],"data":["#;
     vec![
-        ("strings", INFER, JSON, repeated(image, "\"\",", "\"\"]}]}"), 400),
-        ("strings before their shape", INFER, JSON, repeated("{\"inputs\":[{\"data\":[", "\"\",", "\"\"]}]}"), 413),
+        ("strings", INFER, JSON, repeated(image, "\"a\",", "\"a\"]}]}"), 400),
+        ("strings before their shape", INFER, JSON, repeated("{\"inputs\":[{\"data\":[", "\"a\",", "\"a\"]}]}"), 413),
         ("numbers", INFER, JSON, repeated(input, "1,", "1]}]}"), 400),
         ("empty arrays", INFER, JSON, repeated(input, "[],", "[]]}]}"), 400),
         ("open arrays", INFER, JSON, repeated(input, "[", ""), 400),
