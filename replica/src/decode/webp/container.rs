@@ -205,8 +205,8 @@ mod tests {
             file(&[extended_header(ANIMATION, 310, 20), chunk(b"ANIM", &[0; 6]), chunk(b"ANMF", &animation_frame)]);
         for (file, canvas, offset, coded) in [
             (file(&[chunk(b"VP8L", &lossless)]), (300, 5), (0, 0), Coded::Lossless(&lossless)),
-            (still(0, &[pixels.clone()]), (16383, 2), (0, 0), Coded::Lossy(&LOSSY, None)),
-            (still(0x3e, &[pixels.clone()]), (16383, 2), (0, 0), Coded::Lossy(&LOSSY, None)),
+            (still(0, std::slice::from_ref(&pixels)), (16383, 2), (0, 0), Coded::Lossy(&LOSSY, None)),
+            (still(0x3e, std::slice::from_ref(&pixels)), (16383, 2), (0, 0), Coded::Lossy(&LOSSY, None)),
             (still(0, &[alpha.clone(), pixels.clone()]), (16383, 2), (0, 0), Coded::Lossy(&LOSSY, None)),
             (still(ALPHA, &[alpha, pixels]), (16383, 2), (0, 0), Coded::Lossy(&LOSSY, Some(&[0, 1]))),
             (animation, (310, 20), (2, 4), Coded::Lossless(&lossless)),
