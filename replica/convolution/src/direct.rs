@@ -118,7 +118,7 @@ impl DirectConvolution<'_> {
             epilogue,
             output,
             at: rows.start * outputs.width * filter.outputs + channel,
-            stride: filter.outputs,
+            pixel: filter.outputs,
             count: filter.outputs - channel,
             columns,
         };
@@ -150,7 +150,7 @@ struct EpilogueSink<'a> {
     /// Index in `output` of the first output of the first row.
     at: usize,
     /// Distance from an output pixel to the next, in numbers.
-    stride: usize,
+    pixel: usize,
     /// Number of output channels from the first column on. Columns beyond them are not stored.
     count: usize,
     columns: usize,
@@ -176,7 +176,7 @@ impl Sink for EpilogueSink<'_> {
                 let bias = V::load(self.bias.add(first));
                 for (index, row) in rows.clone().enumerate() {
                     let sum = V::load(self.memory(row).add(index * self.columns + first));
-                    self.epilogue.store(sum.add(bias), self.output, self.at + row * self.stride + first, count);
+                    self.epilogue.store(sum.add(bias), self.output, self.at + row * self.pixel + first, count);
                 }
             }
         }

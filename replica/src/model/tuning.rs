@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Number of timed passes, of which the fastest counts. Other load on the machine only makes a pass slower.
-const TRIES: usize = 3;
+const TRIES: usize = 2;
 
 /// Largest number of algorithms that are measured for a layer.
 const VARIANTS: usize = 2;
@@ -104,8 +104,8 @@ impl Candidates {
     }
 }
 
-/// Times all layers in forward passes of `count` images, after passes that are not counted: the first use of memory is
-/// slow. Layers of equal sizes use the kernel variants in turn, and each pass begins with the other variant.
+/// Times all layers in forward passes of `count` images. With one image, which is measured first, two passes before them
+/// are not counted: the first use of memory is slow. Layers of equal sizes use the kernel variants in turn, and each pass begins with the other variant.
 fn measure(
     candidates: &Network<Candidates>,
     engine: &mut FusedEngine,
@@ -114,10 +114,11 @@ fn measure(
 ) -> Result<Seconds, InferenceError> {
     let images = engine.batch(&warm_up::images(count, side), side);
     let mut seconds = Seconds::new();
+    // The first passes of all are the first uses of each variant's memory.
+    let uncounted = if count == 1 { VARIANTS } else { 0 };
     // A layer whose sizes no other layer has uses a variant in every second pass, so there are two passes for each try.
-    for turn in 0..VARIANTS * TRIES {
-        if turn == VARIANTS {
-            // The passes so far were the first uses of each variant's memory.
+    for turn in 0..uncounted + VARIANTS * TRIES {
+        if turn == uncounted {
             seconds.clear();
         }
         let mut timing = TimingEngine { engine, turn, passed: HashMap::new(), seconds: &mut seconds };
