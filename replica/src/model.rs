@@ -10,6 +10,7 @@ mod fused;
 mod libtorch;
 mod network;
 mod pth;
+mod stopwatch;
 #[cfg(test)]
 mod tests;
 mod thread_team;

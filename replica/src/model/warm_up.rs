@@ -29,7 +29,7 @@ fn gradient(x: f32, y: f32) -> [f32; CHANNELS] {
 /// Light and dark bars. The upper half has upright bars, and the lower half has level ones.
 fn bars(x: f32, y: f32) -> [f32; CHANNELS] {
     let along = if y < 0.5 { x } else { y };
-    let is_light = (8.0 * (2.0 * along).exp2()) as usize % 2 == 0;
+    let is_light = ((8.0 * (2.0 * along).exp2()) as usize).is_multiple_of(2);
     if is_light { [2.2, 2.0, 0.3] } else { [-2.0, -1.9, 1.1] }
 }
 
