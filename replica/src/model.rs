@@ -22,6 +22,7 @@ mod pickle;
 mod preprocessor_file;
 mod pth;
 mod quantised;
+mod stopwatch;
 mod stored_tensor;
 #[cfg(test)]
 mod tests;

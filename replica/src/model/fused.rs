@@ -8,7 +8,7 @@ use super::{CHANNELS, InferenceError, Input, Model, Outputs};
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
-use convolution::{BatchShape, Epilogue, Geometry, Instructions, Nonlinearity, pool};
+use convolution::{BatchShape, Epilogue, Executor, Geometry, Instructions, Nonlinearity, pool};
 use std::sync::Arc;
 
 /// An algorithm for a convolution.
@@ -168,6 +168,11 @@ impl FusedEngine {
     /// If the operating system refuses a thread.
     pub(super) fn new(threads: usize) -> Result<Self, InferenceError> {
         Ok(Self { team: ThreadTeam::new(threads)?, instructions: Instructions::best(), free: Vec::new() })
+    }
+
+    /// Number of threads of the team.
+    pub(super) fn threads(&self) -> usize {
+        self.team.parts()
     }
 
     /// Copies images of `side` by `side` pixels into one batch.
