@@ -9,6 +9,7 @@ mod forward;
 mod measuring_process;
 mod memory;
 mod overhead;
+mod precisions;
 mod requests;
 mod server;
 mod startup;
@@ -25,11 +26,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The targets of figures, by the figures' names.
-const TARGETS: [(&str, TargetRange); 9] = [
+const TARGETS: [(&str, TargetRange); 11] = [
     ("forward_ratio_onnxruntime_b1", TargetRange::AtMost(0.75)),
     ("forward_ratio_onnxruntime_b8", TargetRange::AtMost(0.65)),
     ("forward_ratio_onnxruntime_b1_t2", TargetRange::AtMost(0.90)),
     ("forward_ratio_onnxruntime_b8_t2", TargetRange::AtMost(0.80)),
+    ("int8_ratio_openvino_b1", TargetRange::AtMost(1.0)),
+    ("int8_ratio_openvino_b8", TargetRange::AtMost(1.0)),
     ("cpu_ratio_flask", TargetRange::AtMost(0.30)),
     ("throughput_ratio", TargetRange::AtLeast(0.95)),
     ("added_ms", TargetRange::AtMost(0.3)),
@@ -63,6 +66,9 @@ pub(crate) struct Options {
 enum BenchmarkPart {
     /// Forward passes, next to ONNX Runtime and OpenVINO
     Forward,
+    /// Forward passes in 8-bit integers, next to ONNX Runtime and OpenVINO in 8-bit integers and in the precision that
+    /// they choose
+    Precisions,
     /// Processor time and latency of whole requests, next to Flask
     Requests,
     /// Requests per second on one core, next to the rate at which that core can decode and infer
@@ -81,6 +87,7 @@ impl BenchmarkPart {
     fn measure(self, run: &RunContext) -> Result<Vec<Figure>> {
         let measured = match self {
             Self::Forward => forward::measure(run),
+            Self::Precisions => precisions::measure(run),
             Self::Requests => requests::measure(run),
             Self::Throughput => throughput::measure(run),
             Self::Added => overhead::measure(run),
@@ -159,7 +166,7 @@ impl RunContext<'_> {
 
     /// Installs the Python packages and makes the image files that `parts` need.
     fn prepare(&mut self, parts: &[BenchmarkPart]) -> Result<()> {
-        if parts.contains(&BenchmarkPart::Forward) {
+        if parts.contains(&BenchmarkPart::Forward) || parts.contains(&BenchmarkPart::Precisions) {
             self.engines()?;
         }
         if parts.contains(&BenchmarkPart::Decode) || parts.contains(&BenchmarkPart::Requests) {
