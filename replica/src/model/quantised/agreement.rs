@@ -46,7 +46,7 @@ mod tests {
             assert_eq!(Agreement { agreeing, pictures }.to_string(), text);
         }
         let mut agreement = Agreement::default();
-        [true, false, true, true].map(|agrees| agreement.count(agrees));
+        [true, false, true, true].into_iter().for_each(|agrees| agreement.count(agrees));
         assert_eq!(agreement.share(), 0.75);
     }
 }
