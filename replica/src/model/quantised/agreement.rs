@@ -46,7 +46,9 @@ mod tests {
             assert_eq!(Agreement { agreeing, pictures }.to_string(), text);
         }
         let mut agreement = Agreement::default();
-        [true, false, true, true].into_iter().for_each(|agrees| agreement.count(agrees));
+        for agrees in [true, false, true, true] {
+            agreement.count(agrees);
+        }
         assert_eq!(agreement.share(), 0.75);
     }
 }
