@@ -119,24 +119,23 @@ def write_random(path):
     save_file(tensors, path)
 
 
-def main():
-    if sys.argv[1] == "random":
-        write_random(sys.argv[2])
-        return
-    engine, weights, crops, threads = sys.argv[1:]
-    make = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
-    weights = load_file(weights)
+def load_images(crops):
+    """The normalised images of a file of crops, `[n, 3, 224, 224]`."""
     images = np.fromfile(crops, np.uint8).reshape(-1, 224, 224, 3).astype(np.float32)
-    images = np.ascontiguousarray(((images / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(((images / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2))
+
+
+def answer(compiled, images):
+    """Answers the questions on standard input. `compiled` makes a description and a pass for a batch size."""
     # Each batch size has a model of its own, because both engines are fastest with fixed shapes.
     passes = {}
 
     def forward(batch):
         if batch not in passes:
-            passes[batch] = make(graph(weights, batch), int(threads))[1]
+            passes[batch] = compiled(batch)[1]
         return passes[batch](images[:batch])
 
-    description, passes[1] = make(graph(weights, 1), int(threads))
+    description, passes[1] = compiled(1)
     print("ready", description, flush=True)
     for line in sys.stdin:
         question, batch, *repeats = line.split()
@@ -154,4 +153,15 @@ def main():
         print(*(f"{number:.9g}" for number in answer), flush=True)
 
 
-main()
+def main():
+    if sys.argv[1] == "random":
+        write_random(sys.argv[2])
+        return
+    engine, weights, crops, threads = sys.argv[1:]
+    make = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
+    weights = load_file(weights)
+    answer(lambda batch: make(graph(weights, batch), int(threads)), load_images(crops))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ mod forward_setting;
 mod measuring_process;
 mod memory;
 mod overhead;
+mod precisions;
 mod requests;
 mod server;
 mod startup;
@@ -27,7 +28,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The targets of figures, by the figures' names.
-const TARGETS: [(&str, TargetRange); 17] = [
+const TARGETS: [(&str, TargetRange); 19] = [
     ("forward_ratio_best_b1", TargetRange::AtMost(0.70)),
     ("forward_ratio_best_b8", TargetRange::AtMost(0.60)),
     ("forward_ratio_best_b1_avx2", TargetRange::AtMost(0.55)),
@@ -38,6 +39,8 @@ const TARGETS: [(&str, TargetRange); 17] = [
     ("forward_ratio_best_b8_resnet50_avx2", TargetRange::AtMost(0.90)),
     ("forward_ratio_onnxruntime_b1_t2", TargetRange::AtMost(0.90)),
     ("forward_ratio_onnxruntime_b8_t2", TargetRange::AtMost(0.80)),
+    ("int8_ratio_openvino_b1", TargetRange::AtMost(1.0)),
+    ("int8_ratio_openvino_b8", TargetRange::AtMost(1.0)),
     ("cpu_ratio_flask", TargetRange::AtMost(0.30)),
     ("throughput_ratio", TargetRange::AtLeast(0.95)),
     ("added_ms", TargetRange::AtMost(0.3)),
@@ -79,6 +82,9 @@ pub(crate) struct Options {
 enum BenchmarkPart {
     /// Forward passes, next to ONNX Runtime and OpenVINO
     Forward,
+    /// Forward passes in 8-bit integers, next to ONNX Runtime and OpenVINO in 8-bit integers and in the precision that
+    /// they choose
+    Precisions,
     /// Processor time and latency of whole requests, next to Flask
     Requests,
     /// Requests per second on one core, next to the rate at which that core can decode and infer
@@ -98,6 +104,7 @@ impl BenchmarkPart {
     fn measure(self, run: &RunContext) -> Result<Vec<Figure>> {
         let measured = match self {
             Self::Forward => forward::measure(run),
+            Self::Precisions => precisions::measure(run),
             Self::Requests => requests::measure(run),
             Self::Throughput => throughput::measure(run),
             Self::Added => overhead::measure(run),
@@ -182,7 +189,7 @@ impl RunContext<'_> {
 
     /// Installs the Python packages and makes the image files that `parts` need.
     fn prepare(&mut self, parts: &[BenchmarkPart]) -> Result<()> {
-        if parts.contains(&BenchmarkPart::Forward) {
+        if parts.contains(&BenchmarkPart::Forward) || parts.contains(&BenchmarkPart::Precisions) {
             self.engines()?;
         }
         if parts.contains(&BenchmarkPart::Decode) || parts.contains(&BenchmarkPart::Requests) {

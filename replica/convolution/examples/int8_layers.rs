@@ -41,7 +41,7 @@ fn main() {
     println!("batch {batch}\ninputs outputs side  filter  stride  {:<24} ms/image      min     GMAC/s", "instructions");
     for (inputs, outputs, width, [side, stride, padding]) in LAYERS {
         let shape = BatchShape { images: batch, height: width, width };
-        for &instructions in vnni.into_iter() {
+        for &instructions in vnni {
             time(inputs, outputs, shape, Geometry { side, stride, padding }, instructions);
         }
     }

@@ -6,6 +6,9 @@ use super::{Int8Instructions, padded};
 use crate::BatchShape;
 use crate::pool::max_output;
 
+/// Number of channels that are pooled together: the bytes of the longest vector.
+const BLOCK: usize = 64;
+
 /// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, padded(channels)]`; `output`
 /// has the shape of [`max_output`] and as many channels. Pixels outside the image are ignored.
 ///
@@ -38,15 +41,30 @@ impl DotTask for MaxPool<'_> {
         let window = |centre: usize, length: usize| centre.saturating_sub(1)..length.min(centre + 2);
         for (pixel, output) in output.chunks_exact_mut(bytes).enumerate() {
             let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
-            output.fill(0);
-            for row in window(2 * y, height) {
-                for column in window(2 * x, width) {
-                    let levels = &input[((image * height + row) * width + column) * bytes..][..bytes];
-                    output.iter_mut().zip(levels).for_each(|(largest, level)| *largest = (*largest).max(*level));
+            let rows = window(2 * y, height);
+            let first = |row: usize, column: usize| ((image * height + row) * width + column) * bytes;
+            for (block, output) in output.chunks_mut(BLOCK).enumerate() {
+                // The levels so far are not in memory: each window would wait for the store of the one before.
+                let mut largest = [0; BLOCK];
+                for row in rows.clone() {
+                    for column in window(2 * x, width) {
+                        let levels = &input[first(row, column) + block * BLOCK..];
+                        match levels.first_chunk::<BLOCK>() {
+                            Some(levels) if output.len() == BLOCK => raise(&mut largest, levels),
+                            _ => raise(&mut largest, &levels[..output.len()]),
+                        }
+                    }
                 }
+                output.copy_from_slice(&largest[..output.len()]);
             }
         }
     }
+}
+
+/// Raises each level to at least the other.
+#[inline(always)]
+fn raise(largest: &mut [u8; BLOCK], levels: &[u8]) {
+    largest.iter_mut().zip(levels).for_each(|(largest, level)| *largest = (*largest).max(*level));
 }
 
 /// The sum of all pixels of each channel, `[images, channels]`. `input` is `[images, height, width, padded(channels)]`.

@@ -74,8 +74,10 @@ fn logits_in_integers_are_near_those_in_f32_and_equal_with_all_instructions() {
             let difference = difference(&together, logits);
             assert!(difference > 1e-4, "integers of 8 bits round: {difference}");
             assert!(difference < 0.05, "{instructions:?}: {difference}");
-            let alone: Vec<Vec<f32>> =
-                images.iter().map(|image| model.logits(&[image.clone()]).expect("computed").concat()).collect();
+            let alone: Vec<Vec<f32>> = images
+                .iter()
+                .map(|image| model.logits(std::slice::from_ref(image)).expect("computed").concat())
+                .collect();
             assert_eq!(together, alone, "{instructions:?}: a batch changes nothing");
             let first = first.get_or_insert_with(|| together.clone());
             assert_eq!(&together, first, "{instructions:?} with {threads} threads");
