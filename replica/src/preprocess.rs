@@ -278,7 +278,9 @@ mod tests {
                     let (across, down) = axes(width, height, &transform);
                     let whole = |axis: &Axis, side: u32| {
                         let length = (f64::from(side) * axis.crop_length as f64 / axis.image_length).round() as usize;
-                        Axis { image_start: 0.0, image_length: side.into(), crop_start: 0, crop_length: length }
+                        let (image_length, crop_length) = (f64::from(side), length);
+                        let step = image_length / length as f64;
+                        Axis { image_start: 0.0, image_length, crop_start: 0, crop_length, step, offset: 0 }
                     };
                     let (wide, high) = (whole(&across, width), whole(&down, height));
                     let resized = resampled(&pixels, &wide, &high, interpolation);

@@ -109,24 +109,24 @@ mod tests {
         Image::Encoded(file.into())
     }
 
-    fn code(decoders: &Decoders, deadline: Instant) -> Option<Code> {
-        decoders.input(image(), deadline, Transform::IMAGENET).err().map(|error| error.code)
+    fn code(decoder: &Decoder, deadline: Instant) -> Option<Code> {
+        decoder.input(image(), deadline, Transform::IMAGENET).err().map(|error| error.code)
     }
 
     #[test]
     fn an_image_waits_for_memory_until_its_deadline() {
         let limits = ImageLimits { memory_bytes: 8 << 20, ..ImageLimits::default() };
-        let decoders = Decoders::new(Arc::default(), limits);
+        let decoder = Decoder::new(limits);
         let far = Instant::now() + Duration::from_secs(600);
-        let held = decoders.memory.reserve(8 << 20, far).expect("all is free");
-        assert_eq!(code(&decoders, Instant::now() + Duration::from_millis(20)), Some(Code::DeadlineExceeded));
+        let held = decoder.memory.reserve(8 << 20, far).expect("all is free");
+        assert_eq!(code(&decoder, Instant::now() + Duration::from_millis(20)), Some(Code::DeadlineExceeded));
         drop(held);
-        assert_eq!(code(&decoders, far), None);
+        assert_eq!(code(&decoder, far), None);
     }
 
     #[test]
     fn an_image_that_needs_more_than_all_memory_is_too_large() {
-        let decoders = Decoders::new(Arc::default(), ImageLimits { memory_bytes: 1000, ..ImageLimits::default() });
-        assert_eq!(code(&decoders, Instant::now() + Duration::from_secs(600)), Some(Code::TooLarge));
+        let decoder = Decoder::new(ImageLimits { memory_bytes: 1000, ..ImageLimits::default() });
+        assert_eq!(code(&decoder, Instant::now() + Duration::from_secs(600)), Some(Code::TooLarge));
     }
 }
