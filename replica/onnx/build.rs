@@ -1,4 +1,5 @@
-//! Gives the tests of this crate an rpath to the folder of libtorch, which has ONNX Runtime, so that they run without `LD_LIBRARY_PATH`.
+//! Gives the tests of this crate an rpath to the folder of libtorch, which has ONNX Runtime, so that they run without
+//! `LD_LIBRARY_PATH`.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
