@@ -53,7 +53,7 @@ pub(crate) fn divide(
 /// # Panics
 /// If the executor skips an index, repeats one or invents one. Two calls with the same index would write to the same
 /// outputs.
-fn run_once_each(parts: usize, executor: &dyn Executor, work: impl Fn(usize) + Sync) {
+pub(crate) fn run_once_each(parts: usize, executor: &dyn Executor, work: impl Fn(usize) + Sync) {
     let begun: Vec<AtomicBool> = (0..parts).map(|_| AtomicBool::new(false)).collect();
     executor.run(parts, &|index| {
         let is_repeated = begun.get(index).is_none_or(|begun| begun.swap(true, Relaxed));

@@ -306,6 +306,71 @@ fn a_slice_of_the_wrong_length_panics() {
     case.output(Int8Instructions::Portable, &CurrentThread);
 }
 
+/// A filter with one tap for each of three channels.
+fn one_by_one() -> Int8Filter {
+    let geometry = Geometry { side: 1, stride: 1, padding: 0 };
+    Int8Filter::new(&[0; 9], (&[1.0; 3], &[0.0; 3]), 3, geometry, Int8Instructions::Portable)
+}
+
+/// A shape whose size wraps around to 0, the length of an empty slice: four bytes for each of 2⁶² pixels.
+const WRAPPING: BatchShape = BatchShape { images: 1 << 62, height: 1, width: 1 };
+
+#[test]
+#[should_panic(expected = "larger than the memory")]
+fn a_convolution_whose_size_wraps_around_panics() {
+    int8::convolve(&[], WRAPPING, &one_by_one(), None, &mut [], &CurrentThread);
+}
+
+#[test]
+#[should_panic(expected = "larger than the memory")]
+fn a_max_pooling_whose_size_wraps_around_panics() {
+    int8::max(&[], WRAPPING, 3, &mut [], Int8Instructions::Portable);
+}
+
+#[test]
+#[should_panic(expected = "larger than the memory")]
+fn sums_whose_size_wraps_around_panic() {
+    int8::sums(&[], WRAPPING, 3);
+}
+
+#[test]
+#[should_panic(expected = "number of weights")]
+fn a_filter_whose_size_wraps_around_panics() {
+    // The square of 2³² wraps around to 0, the number of weights.
+    let geometry = Geometry { side: 1 << 32, stride: 1, padding: 0 };
+    Int8Filter::new(&[], (&[1.0], &[0.0]), 1, geometry, Int8Instructions::Portable);
+}
+
+#[test]
+#[should_panic(expected = "number of weights")]
+fn a_classifier_whose_size_wraps_around_panics() {
+    Int8Classifier::new(&[], (&[1.0; 4], &[0.0; 4]), 1 << 62, Int8Instructions::Portable);
+}
+
+/// Runs these parts of two.
+struct Runs(&'static [usize]);
+
+impl Executor for Runs {
+    fn parts(&self) -> usize {
+        2
+    }
+
+    fn run(&self, _parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.0.iter().for_each(|part| work(*part));
+    }
+}
+
+#[test]
+fn an_executor_that_does_not_run_each_part_once_panics() {
+    let shape = BatchShape { images: 1, height: 1, width: 2 };
+    for (runs, expected) in [(&[0, 0][..], "second time"), (&[0, 1, 2], "second time"), (&[0], "did not run all")] {
+        let convolve = || int8::convolve(&[0; 8], shape, &one_by_one(), None, &mut [0; 8], &Runs(runs));
+        let panic = std::panic::catch_unwind(convolve).expect_err("parts run wrongly");
+        let message = panic.downcast_ref::<String>().expect("a message");
+        assert!(message.contains(expected), "{runs:?}: {message}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "may exceed 32 bits")]
 fn a_filter_whose_sums_may_overflow_panics() {

@@ -36,11 +36,7 @@ impl File {
         let bytes = read(path).map_err(|error| Error::Read { path: shown.clone(), error })?;
         let unusable = |reason: String| Error::Unusable { path: shown.clone(), reason };
         let bytes = Bytes::from(bytes);
-        if size::is_excessive(&bytes) {
-            return Err(unusable(
-                "the network has more than a million parts; no network that was seen has so many".into(),
-            ));
-        }
+        size::check(&bytes).map_err(|reason| unusable(reason.into()))?;
         let model = Model::decode(bytes.clone()).map_err(|error| unusable(format!("not an ONNX file: {error}")))?;
         let graph = model.graph.as_ref().ok_or_else(|| unusable("not an ONNX file: it has no graph".into()))?;
         let signature = Signature::of(graph).map_err(unusable)?;

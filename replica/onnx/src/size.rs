@@ -55,46 +55,75 @@ impl Kind {
     }
 }
 
-/// Whether the file `bytes` has so many messages that decoding it would take too much memory. A malformed file is not,
-/// because decoding refuses it.
-pub(crate) fn is_excessive(bytes: &[u8]) -> bool {
-    let mut left = MAX_ENTRIES;
-    count(Kind::Model, bytes, &mut left, 0);
-    left == 0
+/// The reason for too many messages.
+const PARTS: &str = "the network has more than a million parts; no network that was seen has so many";
+
+/// The reason for a group. Decoding skips a group that it does not know, and reads what follows. Counting would have to
+/// find the end of the group as decoding does.
+const GROUP: &str = "not an ONNX file: it has a group, which is an obsolete kind of field that no ONNX file has";
+
+/// Why counting ends before the file does.
+enum Stop {
+    /// Decoding would take too much memory, or nothing bounds its memory. With the reason.
+    Excessive(&'static str),
+    /// Decoding gets no further than this.
+    Malformed,
 }
 
-/// Subtracts the number of messages and names in `bytes` from `left`. Stops where nothing is left or the file is
-/// malformed.
-fn count(kind: Kind, mut bytes: &[u8], left: &mut usize, depth: usize) -> Option<()> {
-    if depth > MAX_DEPTH {
-        return None;
+impl From<prost::DecodeError> for Stop {
+    fn from(_: prost::DecodeError) -> Self {
+        Self::Malformed
     }
-    while !bytes.is_empty() && *left > 0 {
-        let key = prost::decode_length_delimiter(&mut bytes).ok()?;
+}
+
+/// Checks that decoding the file `bytes` takes a bounded amount of memory. A malformed file passes, because decoding
+/// refuses it.
+///
+/// # Errors
+/// If the file has too many messages, or a group. The error is the reason.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), &'static str> {
+    let mut left = MAX_ENTRIES;
+    match count(Kind::Model, bytes, &mut left, 0) {
+        Err(Stop::Excessive(reason)) => Err(reason),
+        Ok(()) | Err(Stop::Malformed) => Ok(()),
+    }
+}
+
+/// Subtracts the number of messages and names in `bytes` from `left`.
+fn count(kind: Kind, mut bytes: &[u8], left: &mut usize, depth: usize) -> Result<(), Stop> {
+    if depth > MAX_DEPTH {
+        return Err(Stop::Malformed);
+    }
+    while !bytes.is_empty() {
+        let key = prost::decode_length_delimiter(&mut bytes)?;
         let length = match key & 7 {
             0 => {
                 // A number of variable length, which here takes at most four times its bytes once it is decoded.
-                prost::decode_length_delimiter(&mut bytes).ok()?;
+                prost::decode_length_delimiter(&mut bytes)?;
                 continue;
             }
             1 => 8,
-            2 => prost::decode_length_delimiter(&mut bytes).ok()?,
+            2 => prost::decode_length_delimiter(&mut bytes)?,
+            3 | 4 => return Err(Stop::Excessive(GROUP)),
             5 => 4,
-            _ => return None,
+            _ => return Err(Stop::Malformed),
         };
-        let (field, rest) = bytes.split_at_checked(length)?;
+        let (field, rest) = bytes.split_at_checked(length).ok_or(Stop::Malformed)?;
         bytes = rest;
-        match kind.of_field(key >> 3) {
-            Some(Kind::Numbers) => *left = left.saturating_sub(1 + length),
-            Some(Kind::Leaf) => *left -= 1,
-            Some(child) => {
-                *left -= 1;
-                count(child, field, left, depth + 1)?;
-            }
-            None => {}
+        let child = kind.of_field(key >> 3);
+        *left = left.saturating_sub(match child {
+            Some(Kind::Numbers) => 1 + length,
+            Some(_) => 1,
+            None => 0,
+        });
+        if *left == 0 {
+            return Err(Stop::Excessive(PARTS));
+        }
+        if let Some(child) = child.filter(|child| !matches!(child, Kind::Numbers | Kind::Leaf)) {
+            count(child, field, left, depth + 1)?;
         }
     }
-    Some(())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -103,28 +132,42 @@ mod tests {
     use crate::protobuf::{Attribute, Dimension, Graph, Model, Node, Shape, Tensor, TensorType, Type, Value};
     use prost::Message;
 
-    fn check(graph: Graph, expected: bool) {
+    fn assert_excessive(graph: Graph, expected: bool) {
         let model = Model { graph: Some(graph), ..Model::default() };
-        assert_eq!(is_excessive(&model.encode_to_vec()), expected);
+        assert_eq!(check(&model.encode_to_vec()), if expected { Err(PARTS) } else { Ok(()) });
     }
 
     #[test]
     fn many_small_messages_are_excessive_wherever_they_are() {
         let node = |node: Node| Graph { nodes: vec![node], ..Graph::default() };
         let many = MAX_ENTRIES;
-        check(Graph { nodes: vec![Node::default(); many], ..Graph::default() }, true);
-        check(node(Node { inputs: vec![String::new(); many], ..Node::default() }), true);
-        check(node(Node { attributes: vec![Attribute::default(); many], ..Node::default() }), true);
+        assert_excessive(Graph { nodes: vec![Node::default(); many], ..Graph::default() }, true);
+        assert_excessive(node(Node { inputs: vec![String::new(); many], ..Node::default() }), true);
+        assert_excessive(node(Node { attributes: vec![Attribute::default(); many], ..Node::default() }), true);
         let tensors = Attribute { tensors: vec![Tensor::default(); many], ..Attribute::default() };
-        check(node(Node { attributes: vec![tensors], ..Node::default() }), true);
+        assert_excessive(node(Node { attributes: vec![tensors], ..Node::default() }), true);
         let tensor = |tensor: Tensor| Graph { initializers: vec![tensor], ..Graph::default() };
-        check(tensor(Tensor { shape: vec![1; many], ..Tensor::default() }), true);
+        assert_excessive(tensor(Tensor { shape: vec![1; many], ..Tensor::default() }), true);
         let shape = Some(Shape { dimensions: vec![Dimension::default(); many] });
         let of = Some(Type { tensor: Some(TensorType { element: 1, shape }) });
-        check(Graph { inputs: vec![Value { name: "x".into(), of }], ..Graph::default() }, true);
+        assert_excessive(Graph { inputs: vec![Value { name: "x".into(), of }], ..Graph::default() }, true);
         // Weights are shared with the file, whatever their length.
-        check(tensor(Tensor { numbers: vec![0; 8 * many].into(), ..Tensor::default() }), false);
-        check(Graph { nodes: vec![Node::default(); many / 2], ..Graph::default() }, false);
+        assert_excessive(tensor(Tensor { numbers: vec![0; 8 * many].into(), ..Tensor::default() }), false);
+        assert_excessive(Graph { nodes: vec![Node::default(); many / 2], ..Graph::default() }, false);
+    }
+
+    #[test]
+    fn a_group_hides_no_messages() {
+        let nodes = vec![Node::default(); MAX_ENTRIES];
+        let graph = Model { graph: Some(Graph { nodes, ..Graph::default() }), ..Model::default() }.encode_to_vec();
+        // The unknown field 52 as an empty group, and as a group that has another one.
+        for group in [&b"\xa3\x06\xa4\x06"[..], b"\xa3\x06\xab\x06\xac\x06\xa4\x06"] {
+            assert!(Model::decode(group).is_ok(), "decoding skips {group:?}");
+            assert_eq!(check(&[group, &graph].concat()), Err(GROUP), "{group:?}");
+            // In a graph.
+            let within = [&[0x3a, group.len() as u8], group].concat();
+            assert_eq!(check(&[&within[..], &graph].concat()), Err(GROUP), "{group:?}");
+        }
     }
 
     #[test]
@@ -132,7 +175,7 @@ mod tests {
         for bytes in
             [&b""[..], b"\x3a", b"\x3a\xff\xff\xff\xff\x7f", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0f"]
         {
-            assert!(!is_excessive(bytes), "{bytes:?}");
+            assert_eq!(check(bytes), Ok(()), "{bytes:?}");
         }
     }
 }

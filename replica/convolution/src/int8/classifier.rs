@@ -4,6 +4,7 @@ use super::dot::DotVector;
 use super::instructions::DotTask;
 use super::{Bytes, Int8Instructions};
 use crate::aligned::AlignedBuffer;
+use crate::batch_shape::product;
 
 /// Number of classes whose sums are kept in registers.
 const BLOCK: usize = 64;
@@ -28,7 +29,8 @@ impl Int8Classifier {
     /// If the lengths do not fit.
     pub fn new(weights: &[i8], (scale, bias): (&[f32], &[f32]), inputs: usize, instructions: Int8Instructions) -> Self {
         let classes = bias.len();
-        assert_eq!(weights.len(), classes * inputs, "weights of {classes} classes and {inputs} inputs");
+        let expected = product([classes, inputs]);
+        assert_eq!(Some(weights.len()), expected, "number of weights for {classes} classes and {inputs} inputs");
         assert_eq!(scale.len(), classes, "one scale for each class");
         let blocks = classes.div_ceil(BLOCK);
         let mut packed = Bytes::zeroed(blocks * inputs * BLOCK);

@@ -5,7 +5,7 @@ use super::filter::Int8Filter;
 use super::instructions::DotTask;
 use super::padded;
 use super::tile::{self, Tile};
-use crate::partition::part_range;
+use crate::partition::{part_range, run_once_each};
 use crate::{BatchShape, Executor, Geometry};
 use std::ops::Range;
 
@@ -27,7 +27,8 @@ pub struct Residual<'a> {
 /// `padded(outputs)` bytes for each pixel; see [`padded`].
 ///
 /// # Panics
-/// If the length of a slice does not fit its shape and channels.
+/// If the length of a slice does not fit its shape and channels, the output has 2³² pixels or more, the executor does not
+/// run each part once, or the processor lacks the instructions of the filter.
 pub fn convolve(
     input: &[u8],
     shape: BatchShape,
@@ -38,14 +39,13 @@ pub fn convolve(
 ) {
     let outputs = filter.geometry.output(shape);
     let (inputs, channels) = (padded(filter.inputs), padded(filter.outputs));
-    assert_eq!(input.len(), shape.pixels() * inputs, "bytes of the input of {shape:?} with {inputs} channels");
-    assert_eq!(
-        output.len(),
-        outputs.pixels() * channels,
-        "bytes of the output of {outputs:?} with {channels} channels"
-    );
+    assert_eq!(input.len(), shape.numbers(inputs), "bytes of the input of {shape:?} with {inputs} channels");
+    assert_eq!(output.len(), outputs.numbers(channels), "bytes of the output of {outputs:?} with {channels} channels");
     if let Some(residual) = residual {
         assert_eq!(residual.levels.len(), output.len(), "the residual must be as long as the output");
+    }
+    if output.is_empty() {
+        return;
     }
     // A 1×1 filter of stride 1 uses each pixel by itself, so all pixels of the batch can be one long row.
     let (shape, outputs) = match filter.geometry {
@@ -57,13 +57,15 @@ pub fn convolve(
     };
     let convolution = Convolution { input, shape, outputs, filter, residual, output: output.as_mut_ptr() };
     let (pixels, blocks) = (outputs.pixels(), filter.blocks());
-    let parts = executor.parts().max(1);
+    // `part_range` multiplies two numbers up to this one.
+    assert!(u32::try_from(pixels).is_ok(), "an output of {pixels} pixels; divide the batch");
+    let parts = executor.parts().clamp(1, pixels);
     // Threads that compute different blocks share the reading of the weights. If the blocks cannot be divided evenly,
     // the pixels are.
     if blocks % parts == 0 {
-        executor.run(parts, &|index| convolution.run(0..pixels, part_range(blocks, parts, index)));
+        run_once_each(parts, executor, |index| convolution.run(0..pixels, part_range(blocks, parts, index)));
     } else {
-        executor.run(parts, &|index| convolution.run(part_range(pixels, parts, index), 0..blocks));
+        run_once_each(parts, executor, |index| convolution.run(part_range(pixels, parts, index), 0..blocks));
     }
 }
 
@@ -77,7 +79,7 @@ struct Convolution<'a> {
     output: *mut u8,
 }
 
-// SAFETY: concurrent calls of `run` write to different pixels or channels of `output`.
+// SAFETY: concurrent calls of `run` write to different pixels or channels of `output`; `run_once_each` sees to it.
 unsafe impl Sync for Convolution<'_> {}
 
 impl Convolution<'_> {

@@ -3,6 +3,7 @@
 use super::{Bytes, Int8Instructions, padded};
 use crate::Geometry;
 use crate::aligned::AlignedBuffer;
+use crate::batch_shape::product;
 
 /// A filter, and what turns its sums into levels.
 pub struct Int8Filter {
@@ -36,8 +37,14 @@ impl Int8Filter {
         instructions: Int8Instructions,
     ) -> Self {
         let Geometry { side, stride, .. } = geometry;
-        let (outputs, taps) = (bias.len(), side * side);
-        assert_eq!(weights.len(), outputs * inputs * taps, "weights of {outputs} outputs and {inputs} inputs");
+        let outputs = bias.len();
+        let expected = product([outputs, inputs, side, side]);
+        assert_eq!(
+            Some(weights.len()),
+            expected,
+            "number of weights for {outputs} x {inputs} channels of {geometry:?}"
+        );
+        let taps = side * side;
         assert_eq!(scale.len(), outputs, "one scale for each output channel");
         assert!(side > 0 && stride > 0, "a filter has a side and a stride: {geometry:?}");
         assert!(inputs * taps <= 65_000, "the sum of {inputs} × {taps} products may exceed 32 bits");

@@ -3,6 +3,8 @@
 use super::dot::{DotVector, PortableSums};
 #[cfg(target_arch = "x86_64")]
 use super::dot::{Narrow, Wide};
+#[cfg(target_arch = "x86_64")]
+use crate::Instructions;
 use std::fmt;
 
 /// A set of instructions for convolutions in 8-bit integers.
@@ -19,7 +21,8 @@ pub enum Int8Instructions {
 }
 
 impl Int8Instructions {
-    /// The sets that this processor has, the fastest last.
+    /// The sets that this processor has and that [`Instructions::restrict`](crate::Instructions::restrict) allows, the
+    /// fastest last.
     pub fn available() -> Vec<Self> {
         [Self::Portable, Self::AvxVnni, Self::Avx512VnniNarrow, Self::Avx512Vnni]
             .into_iter()
@@ -27,32 +30,27 @@ impl Int8Instructions {
             .collect()
     }
 
-    /// The fastest set that this processor has.
+    /// The fastest of [`available`](Self::available).
     pub fn best() -> Self {
         Self::available().pop().unwrap_or(Self::Portable)
     }
 
-    /// Whether this processor has the set.
+    /// Whether this processor has the set, and [`Instructions::restrict`](crate::Instructions::restrict) allows it.
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
-            Self::AvxVnni => {
-                is_x86_feature_detected!("avxvnni")
-                    && is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-            }
+            Self::AvxVnni => Instructions::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512VnniNarrow => {
                 Self::Avx512Vnni.is_available()
+                    && Instructions::Avx2.is_available()
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => {
-                is_x86_feature_detected!("avx512vnni")
-                    && is_x86_feature_detected!("avx512f")
+                Instructions::Avx512.is_available()
+                    && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512bw")
             }
             #[cfg(not(target_arch = "x86_64"))]

@@ -16,9 +16,9 @@ const BLOCK: usize = 64;
 /// If the length of a slice does not fit its shape and `channels`, or the processor lacks the instructions.
 pub fn max(input: &[u8], shape: BatchShape, channels: usize, output: &mut [u8], instructions: Int8Instructions) {
     let bytes = padded(channels);
-    assert_eq!(input.len(), shape.pixels() * bytes, "bytes of the input of {shape:?} with {channels} channels");
+    assert_eq!(input.len(), shape.numbers(bytes), "bytes of the input of {shape:?} with {channels} channels");
     let pooled = max_output(shape);
-    assert_eq!(output.len(), pooled.pixels() * bytes, "bytes of the output of {pooled:?} with {channels} channels");
+    assert_eq!(output.len(), pooled.numbers(bytes), "bytes of the output of {pooled:?} with {channels} channels");
     if !output.is_empty() {
         instructions.dispatch(MaxPool { input, shape, bytes, output });
     }
@@ -72,10 +72,10 @@ fn raise(largest: &mut [u8; BLOCK], levels: &[u8]) {
 /// # Panics
 /// If the length of the input does not fit, or an image has more than 2^24 pixels, whose sum could exceed 32 bits.
 pub fn sums(input: &[u8], shape: BatchShape, channels: usize) -> Vec<u32> {
-    let (bytes, pixels) = (padded(channels), shape.height * shape.width);
-    assert_eq!(input.len(), shape.pixels() * bytes, "bytes of the input of {shape:?} with {channels} channels");
+    let (bytes, pixels) = (padded(channels), BatchShape { images: 1, ..shape }.pixels());
+    assert_eq!(input.len(), shape.numbers(bytes), "bytes of the input of {shape:?} with {channels} channels");
     assert!(pixels <= 1 << 24, "the sum of {pixels} levels may exceed 32 bits");
-    let mut sums = vec![0; shape.images * channels];
+    let mut sums = vec![0; BatchShape { height: 1, width: 1, ..shape }.numbers(channels)];
     for (image, sums) in input.chunks_exact((pixels * bytes).max(1)).zip(sums.chunks_exact_mut(channels.max(1))) {
         for pixel in image.chunks_exact(bytes) {
             sums.iter_mut().zip(pixel).for_each(|(sum, level)| *sum += u32::from(*level));
