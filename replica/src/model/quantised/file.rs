@@ -237,6 +237,11 @@ impl QuantisedFile {
     /// A model with the fastest instructions of this processor, also if they are slower than f32.
     ///
     /// # Errors
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.network.layers.head.bias.len()
+    }
+
     /// If the operating system refuses a thread.
     pub fn model(&self, side: usize, threads: usize) -> Result<Box<dyn Model>, InferenceError> {
         let network = Int8Network::new(&self.network, Int8Instructions::best());
