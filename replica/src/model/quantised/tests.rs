@@ -240,5 +240,8 @@ fn other_files_are_left_to_the_reader_of_f32_weights() {
         std::fs::write(&path, bytes).expect("the file can be written");
         assert!(QuantisedFile::open(&path).expect("no quantised file").is_none(), "{name}");
     }
+    let capital = folder.path().join("INT8.SafeTensors");
+    CALIBRATED.file.write(&capital).expect("the file can be written");
+    assert!(QuantisedFile::open(&capital).expect("a sound file").is_some(), "the ending may have capital letters");
     assert!(QuantisedFile::open(&folder.path().join("missing.safetensors")).expect("no file").is_none());
 }
