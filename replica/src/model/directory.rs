@@ -52,15 +52,9 @@ impl ModelDirectory {
         };
         tracing::info!(directory = %directory.display(), weights = weights.join(", "), "chose the weights of the directory");
         let network = if has_ending(chosen, &["onnx"]) { NetworkKind::Onnx } else { NetworkKind::Residual };
-        let described = |name: &str, parse: &dyn Fn(&[u8], &str) -> Result<Description, String>| {
-            let path = directory.join(name);
-            match names.contains(name) {
-                true => parse(&read_json(&path)?, name).map_err(|reason| malformed(&path, reason)),
-                false => Ok(Description::default()),
-            }
-        };
-        let preprocessor = described("preprocessor_config.json", &preprocessor_file::parse)?;
-        let config = described("config.json", &|bytes, source| config_file::parse(bytes, source, network))?;
+        let preprocessor = described(directory, &names, "preprocessor_config.json", preprocessor_file::parse)?;
+        let parse_config = |bytes: &[u8], source: &str| config_file::parse(bytes, source, network);
+        let config = described(directory, &names, "config.json", parse_config)?;
         let mut description = preprocessor.or(config);
         if names.contains("labels.txt") {
             let path = directory.join("labels.txt");
@@ -68,6 +62,20 @@ impl ModelDirectory {
             description.labels = Some(labels);
         }
         Ok(Self { weights: weights.iter().map(|name| directory.join(name)).collect(), description })
+    }
+}
+
+/// What the JSON file `name` of a directory says; nothing if it is not among `names`.
+fn described(
+    directory: &Path,
+    names: &BTreeSet<String>,
+    name: &str,
+    parse: impl Fn(&[u8], &str) -> Result<Description, String>,
+) -> Result<Description, Error> {
+    let path = directory.join(name);
+    match names.contains(name) {
+        true => parse(&read_json(&path)?, name).map_err(|reason| malformed(&path, reason)),
+        false => Ok(Description::default()),
     }
 }
 
