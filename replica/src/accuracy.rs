@@ -1,12 +1,14 @@
 //! `replica accuracy`: compares the precisions of a model on a folder of pictures.
 
 use crate::labels::LabelSource;
-use crate::model::{Device, KernelChoice, Model, ModelFactory, ModelFile, Precision, QuantisedFile, Setup};
+use crate::model::{
+    Description, Device, KernelChoice, Model, ModelFactory, ModelFile, Precision, QuantisedFile, Setup,
+};
 use crate::model_flags::ModelFlags;
 use crate::picture_folder::PictureFolder;
 use crate::transform::{Transform, TransformFlags};
-use anyhow::{Context, Result};
-use std::path::PathBuf;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Number of classes among which the right one must be for the columns top-5.
@@ -48,7 +50,8 @@ pub struct Args {
 /// If a model or the pictures cannot be read or computed.
 pub fn run(args: Args) -> Result<()> {
     let source = args.files.source();
-    let description = ModelFile::open(&source)?.description();
+    let description = f32_weights(ModelFile::open(&source)?)?;
+    let quantised = args.quantized.as_deref().map(open_quantised).transpose()?;
     let (transform, _) = Transform::of_model(&args.transform, &description);
     let folder = PictureFolder::list(&args.pictures, args.max_pictures as usize)?;
     let side = transform.crop as usize;
@@ -61,9 +64,8 @@ pub fn run(args: Args) -> Result<()> {
         classes = factory.classes();
         candidates.push(Candidate::new(name, factory.model()?));
     }
-    if let Some(path) = &args.quantized {
-        let file = QuantisedFile::open(path)?;
-        let file = file.with_context(|| format!("{}: replica quantize has not written this file", path.display()))?;
+    if let Some(file) = quantised {
+        check_classes(file.classes(), classes)?;
         candidates.push(Candidate::new("int8", file.model(side, threads())?));
     }
     let labels = args.labels.load(description.labels, classes)?;
@@ -88,6 +90,42 @@ pub fn run(args: Args) -> Result<()> {
     );
     println!("{}", heading());
     candidates.iter().for_each(|candidate| println!("{}", candidate.row(pictures, labelled)));
+    Ok(())
+}
+
+/// What the files of f32 weights say about the model.
+///
+/// # Errors
+/// If `file` has no f32 weights of a residual network.
+fn f32_weights(file: ModelFile) -> Result<Description> {
+    match file {
+        ModelFile::Weights(..) => Ok(file.description()),
+        ModelFile::Quantised(_) => {
+            bail!(
+                "--weights has 8-bit weights; give them as --quantized, and the f32 weights they were made of as --weights"
+            )
+        }
+        _ => bail!("{} is no residual network with f32 weights, so it has one precision only", file.name()),
+    }
+}
+
+/// Reads the file of `--quantized`.
+///
+/// # Errors
+/// If the file cannot be read, or is none of 8-bit weights.
+fn open_quantised(path: &Path) -> Result<QuantisedFile> {
+    std::fs::File::open(path).with_context(|| format!("read --quantized {}", path.display()))?;
+    let file = QuantisedFile::open(path)?;
+    file.with_context(|| format!("--quantized {}: replica quantize has not written this file", path.display()))
+}
+
+/// Checks that the 8-bit weights have as many classes as the f32 weights.
+fn check_classes(quantised: usize, of_f32: usize) -> Result<()> {
+    ensure!(
+        quantised == of_f32,
+        "the file of --quantized has {quantised} classes, but the f32 weights have {of_f32}; give the file that replica \
+         quantize has written of these weights"
+    );
     Ok(())
 }
 
@@ -168,6 +206,54 @@ fn heading() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Calibration, ModelSource};
+    use clap::Parser;
+
+    /// Writes the bundled network in 8-bit integers.
+    fn write_quantised(path: &Path) {
+        let ModelFile::Weights(weights, architecture) = ModelFile::open(&ModelSource::Bundled).expect("bundled") else {
+            panic!("the bundled model has f32 weights");
+        };
+        let transform = Transform { crop: 32, ..Transform::IMAGENET };
+        let mut calibration = Calibration::new(weights, architecture, transform).expect("the weights fit");
+        calibration.observe(&vec![0.5; 3 * 32 * 32]).expect("computed");
+        calibration.quantise().expect("computed").write(path).expect("written");
+    }
+
+    #[test]
+    fn files_of_another_kind_than_the_flag_needs_are_refused_with_what_to_give() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        write_quantised(&at("int8.safetensors"));
+        std::fs::write(at("f32.safetensors"), "").expect("written");
+        let refused = |flags: &[&str]| {
+            let line = ["accuracy", "--pictures", "no/such/folder"].iter().chain(flags);
+            let args = Line::try_parse_from(line).expect("well-formed flags").args;
+            format!("{:#}", run(args).expect_err("refused"))
+        };
+        let path = |name: &str| at(name).display().to_string();
+        let onnx = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny.onnx");
+        let given = path("int8.safetensors");
+        assert!(refused(&["--weights", &given]).contains("give them as --quantized"));
+        if cfg!(feature = "onnx") {
+            assert!(refused(&["--weights", onnx]).contains("tiny is no residual network"));
+        }
+        let missing = refused(&["--quantized", &path("missing.safetensors")]);
+        assert!(missing.contains("No such file") && missing.contains("missing.safetensors"), "{missing}");
+        let other = refused(&["--quantized", &path("f32.safetensors")]);
+        assert!(other.contains("has not written this file"), "{other}");
+        assert!(refused(&["--quantized", &given]).contains("no/such/folder"), "the files are good");
+        let classes = check_classes(12, 10).expect_err("other weights").to_string();
+        assert!(classes.contains("12 classes") && classes.contains("have 10"), "{classes}");
+        check_classes(12, 12).expect("equal");
+    }
+
+    /// A command line with the flags of `replica accuracy`.
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
 
     #[test]
     fn hits_count_the_first_and_the_five_likeliest() {

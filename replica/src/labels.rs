@@ -126,6 +126,18 @@ pub fn lines(text: &str) -> Vec<String> {
     text.trim_start_matches('\u{feff}').trim_end().lines().map(|line| line.trim().to_owned()).collect()
 }
 
+/// The names as a text that [`lines`] reads. Line breaks within a name become spaces.
+///
+/// # Errors
+/// If the last name is blank, because [`lines`] would not see it: the reason.
+pub fn text(names: &[String]) -> Result<String, &'static str> {
+    let text = names.iter().map(|name| name.replace(['\r', '\n'], " ")).collect::<Vec<_>>().join("\n");
+    match lines(&text).len() == names.len() {
+        true => Ok(text),
+        false => Err("the last class has an empty name; give it a name"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,5 +168,23 @@ mod tests {
         assert!(read(file.path()).expect_err("refused").to_string().contains("not UTF-8"));
         file.as_file().set_len(MAX_FILE_BYTES + 1).expect("a sparse file");
         assert!(read(file.path()).expect_err("refused").to_string().contains("more than 8388608 bytes"));
+    }
+
+    #[test]
+    fn every_list_of_names_is_one_line_for_each_or_refused() {
+        for (names, expected) in [
+            (&["cat", "dog"][..], Some(&["cat", "dog"][..])),
+            (&["big\ncat", "dog\r\n", "\n", "a\rb"], Some(&["big cat", "dog", "", "a b"])),
+            (&["", "", "dog"], Some(&["", "", "dog"])),
+            (&["cat", ""], None),
+            (&["cat", "\n"], None),
+            (&["", ""], None),
+            (&[""], None),
+            (&[], Some(&[])),
+        ] {
+            let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let read = text(&owned).ok().map(|text| lines(&text));
+            assert_eq!(read, expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect()), "{names:?}");
+        }
     }
 }

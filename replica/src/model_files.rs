@@ -27,7 +27,8 @@ pub struct ModelFiles {
 pub struct Snapshot(Vec<(PathBuf, [i64; 5])>);
 
 impl ModelFiles {
-    /// The files at `paths`. A path of a folder stands for the files in it.
+    /// The files at `paths`. A path of a folder stands for the files in it. A path that ends with `.onnx` also stands for
+    /// the files beside it that have its name and more, such as `model.onnx.data`, which may have weights of the network.
     pub fn new(paths: Vec<PathBuf>) -> Self {
         Self { paths }
     }
@@ -45,20 +46,16 @@ impl ModelFiles {
         let mut files = Vec::new();
         for path in &self.paths {
             let metadata = metadata(path)?;
-            if !metadata.is_dir() {
-                files.push((path.clone(), state(&metadata)));
+            if metadata.is_dir() {
+                // The folders of Kubernetes in a mounted volume, such as `..data`, have hidden names.
+                files.extend(files_in(path, |name| !name.starts_with(b"."))?);
                 continue;
             }
-            let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-            for entry in entries.map_err(|error| named(path, &error))? {
-                // The folders of Kubernetes in a mounted volume, such as `..data`, have hidden names.
-                let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-                let (path, metadata) = (entry.path(), fs::metadata(entry.path()));
-                match metadata {
-                    Ok(metadata) if metadata.is_file() && !is_hidden => files.push((path, state(&metadata))),
-                    // A link without a file, which no model needs.
-                    _ => {}
-                }
+            files.push((path.clone(), state(&metadata)));
+            if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) {
+                let network = path.file_name().unwrap_or_default().as_encoded_bytes();
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                files.extend(files_in(folder, |name| name.starts_with(network) && name != network)?);
             }
         }
         files.sort();
@@ -93,6 +90,22 @@ impl ModelFiles {
         let digits: String = whole.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(digits[..VERSION_DIGITS].to_owned())
     }
+}
+
+/// The files in a folder whose names are `wanted`, with their states.
+fn files_in(folder: &Path, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<(PathBuf, [i64; 5])>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| named(folder, &error))? {
+        let entry = entry.map_err(|error| named(folder, &error))?;
+        match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_file() && wanted(entry.file_name().as_encoded_bytes()) => {
+                files.push((entry.path(), state(&metadata)));
+            }
+            // A folder, another file, or a link without a file, which no model needs.
+            _ => {}
+        }
+    }
+    Ok(files)
 }
 
 fn metadata(path: &Path) -> io::Result<Metadata> {
@@ -138,6 +151,34 @@ mod tests {
         assert_ne!(version(&[&weights, &labels]), both);
         let missing = ModelFiles::new(vec![folder.path().join("missing")]).version().expect_err("missing");
         assert!(missing.to_string().contains("missing"), "{missing}");
+    }
+
+    #[test]
+    fn the_weights_beside_an_onnx_network_belong_to_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for (network, data) in [("a.onnx", "a.onnx.data"), ("B.ONNX", "B.ONNX_data")] {
+            fs::write(at(network), "abc").expect("written");
+            let files = ModelFiles::new(vec![at(network)]);
+            let look = || (files.snapshot().expect("there"), files.version().expect("readable"));
+            let mut seen = vec![look()];
+            assert_eq!(seen[0].1, "ba7816bf8f01", "the hash of the only file");
+            for weights in ["one", "more"] {
+                fs::write(at(data), weights).expect("written");
+                let now = look();
+                let is_new = |before: &(Snapshot, String)| before.0 != now.0 && before.1 != now.1;
+                assert!(seen.iter().all(is_new), "{data}: {weights}");
+                seen.push(now);
+            }
+            let last = look();
+            for other in ["b.onnx.data", "a.onn", "labels.txt"] {
+                fs::write(at(other), network).expect("written");
+            }
+            fs::create_dir_all(at("a.onnx.folder")).expect("a folder");
+            assert_eq!(look(), last, "files of other names, and folders");
+        }
+        let labels = ModelFiles::new(vec![at("a.onn")]).snapshot().expect("there");
+        assert_eq!(labels.0.len(), 1, "only ONNX networks have weights in other files");
     }
 
     #[test]

@@ -32,9 +32,9 @@ impl ModelLoader {
     pub fn load(&self) -> Result<LoadedModel<ModelFactory>> {
         std::thread::scope(|scope| {
             let version = scope.spawn(|| self.files.version());
-            let mut loaded = self.load_files(String::new())?;
-            loaded.model.version = version.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(loaded)
+            let loaded = self.load_files()?;
+            let version = version.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok(with_version(loaded, version))
         })
     }
 
@@ -45,10 +45,14 @@ impl ModelLoader {
     /// As [`Self::load`].
     pub fn load_other(&self, present: &str) -> Result<Option<LoadedModel<ModelFactory>>> {
         let version = self.files.version()?;
-        if version == present { Ok(None) } else { self.load_files(version).map(Some) }
+        if version == present {
+            return Ok(None);
+        }
+        Ok(Some(with_version(self.load_files()?, version)))
     }
 
-    fn load_files(&self, version: String) -> Result<LoadedModel<ModelFactory>> {
+    /// Loads the model, whose version stays empty.
+    fn load_files(&self) -> Result<LoadedModel<ModelFactory>> {
         let file = ModelFile::open(&self.source)?;
         file.verify(self.min_agreement)?;
         let (name, platform, description) = (file.name(), file.platform(), file.description());
@@ -57,7 +61,16 @@ impl ModelLoader {
         let factory = ModelFactory::new(file, transform.crop as usize, self.setup)?;
         let labels = self.labels.load(description.labels, factory.classes())?;
         let has_embeddings = factory.has_embeddings();
-        tracing::info!(model = name, version, classes = labels.len(), computed_by = %factory, "the model is loaded");
+        let version = String::new();
         Ok(LoadedModel { factory, model: ServedModel { name, platform, version, labels, transform, has_embeddings } })
     }
+}
+
+/// Gives a loaded model its version, and logs it.
+fn with_version(mut loaded: LoadedModel<ModelFactory>, version: String) -> LoadedModel<ModelFactory> {
+    let LoadedModel { factory, model } = &mut loaded;
+    model.version = version;
+    let ServedModel { name, version, labels, .. } = model;
+    tracing::info!(model = name, version, classes = labels.len(), computed_by = %factory, "the model is loaded");
+    loaded
 }

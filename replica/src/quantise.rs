@@ -43,9 +43,7 @@ pub struct Args {
 /// # Errors
 /// If the weights or the pictures cannot be read, or the file cannot be written.
 pub fn run(args: Args) -> Result<()> {
-    if let Some(weights) = &args.files.weights {
-        ensure!(!is_same(weights, &args.output), "--output {} would replace --weights", args.output.display());
-    }
+    check_output(&args.files, &args.output)?;
     let file = ModelFile::open(&args.files.source())?;
     let (transform, _) = Transform::of_model(&args.transform, &file.description());
     let ModelFile::Weights(weights, architecture) = file else {
@@ -82,6 +80,31 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Checks that writing `output` replaces no file of the f32 weights.
+///
+/// # Errors
+/// If `output` is the file of `--weights`, is in the directory of `--model`, or is a file to which that directory has a
+/// link.
+fn check_output(files: &ModelFlags, output: &Path) -> Result<()> {
+    let shown = output.display();
+    if let Some(weights) = &files.weights {
+        ensure!(!is_same(weights, output), "--output {shown} would replace --weights; give another name");
+    }
+    if let Some(model) = &files.model {
+        // The output may not exist yet, but its folder must.
+        let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let is_within =
+            model.canonicalize().is_ok_and(|model| folder.canonicalize().is_ok_and(|f| f.starts_with(model)));
+        let entries = model.read_dir().into_iter().flatten().flatten();
+        ensure!(
+            !is_within && !entries.map(|entry| entry.path()).any(|path| is_same(&path, output)),
+            "--output {shown} is in the directory of --model, or a file of that directory, so it could replace the f32 \
+             weights; give a path outside of the directory"
+        );
+    }
+    Ok(())
+}
+
 /// Whether two paths name the same file.
 fn is_same(a: &Path, b: &Path) -> bool {
     a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
@@ -93,5 +116,50 @@ fn safetensors(text: &str) -> Result<PathBuf, String> {
     match path.extension().is_some_and(|ending| ending == "safetensors") {
         true => Ok(path),
         false => Err("the name must end with .safetensors, such as int8.safetensors".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn an_output_that_could_replace_the_f32_weights_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at("model/sub")).expect("folders");
+        for name in ["model/model.safetensors", "linked.safetensors", "weights.safetensors"] {
+            std::fs::write(at(name), "f32").expect("written");
+        }
+        symlink(at("linked.safetensors"), at("model/link.safetensors")).expect("a link");
+        symlink(at("model"), at("other")).expect("a link");
+        let files = |weights: Option<&str>, model: Option<&str>| ModelFlags {
+            weights: weights.map(at),
+            model: model.map(at),
+            weights_key: None,
+            architecture: None,
+        };
+        for (weights, model, output, expected) in [
+            (Some("weights.safetensors"), None, "weights.safetensors", Some("replace --weights")),
+            (Some("weights.safetensors"), None, "model/../weights.safetensors", Some("replace --weights")),
+            (Some("weights.safetensors"), None, "int8.safetensors", None),
+            (None, Some("model"), "model/model.safetensors", Some("directory of --model")),
+            (None, Some("model"), "model/int8.safetensors", Some("directory of --model")),
+            (None, Some("model"), "model/sub/int8.safetensors", Some("directory of --model")),
+            (None, Some("model"), "other/int8.safetensors", Some("directory of --model")),
+            (None, Some("other"), "model/int8.safetensors", Some("directory of --model")),
+            (None, Some("model"), "linked.safetensors", Some("directory of --model")),
+            (None, Some("model"), "int8.safetensors", None),
+            (None, Some("model"), "weights.safetensors", None),
+            (None, None, "int8.safetensors", None),
+        ] {
+            let refused = check_output(&files(weights, model), &at(output)).err().map(|error| error.to_string());
+            match (refused, expected) {
+                (None, None) => {}
+                (Some(reason), Some(expected)) => assert!(reason.contains(expected), "{output}: {reason}"),
+                (refused, _) => panic!("{output}: {refused:?}"),
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::network::{Engine, Network, ResidualBlock};
 use super::quantised::{LEVELS, QuantisedConvolution, QuantisedFile, QuantisedNetwork, SIGNED_LEVELS};
 use super::weights::Weights;
 use super::{Architecture, InferenceError, Input};
+use crate::labels;
 use crate::transform::Transform;
 use convolution::Nonlinearity;
 use convolution::int8::PictureLevels;
@@ -33,9 +34,13 @@ impl Calibration {
     /// Loads a network in f32 whose pictures go through `transform`.
     ///
     /// # Errors
-    /// If the weights do not fit the architecture, or libtorch cannot load them.
+    /// If the weights do not fit the architecture, the last class has an empty name, or libtorch cannot load the weights.
     pub fn new(weights: Weights, architecture: Architecture, transform: Transform) -> Result<Self, Error> {
-        let labels = weights.description.labels.as_ref().map(|labels| ("labels".to_owned(), labels.names.join("\n")));
+        let text = weights.description.labels.as_ref().map(|labels| {
+            let text = labels::text(&labels.names);
+            text.map_err(|reason| weights.malformed(format!("names of the classes in {}: {reason}", labels.source)))
+        });
+        let labels = text.transpose()?.map(|text| ("labels".to_owned(), text));
         let metadata = transform.metadata().into_iter().chain(labels).collect();
         let folded = Network::fold(weights, architecture)?;
         if folded.layers().any(|layer| layer.groups > 1) {

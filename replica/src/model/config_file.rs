@@ -53,38 +53,25 @@ struct PretrainedConfig {
     std: Option<Value>,
 }
 
-/// Reads the contents of a file that messages call `source`.
+/// The kind of the network that `config.json` belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NetworkKind {
+    /// Weights of a residual network, whose layers the engine knows.
+    Residual,
+    /// An ONNX network, which has its own layers.
+    Onnx,
+}
+
+/// Reads the contents of a file that messages call `source`. Beside an ONNX network, only the names and number of the
+/// classes and the transform count: every other property is in the network.
 ///
 /// # Errors
-/// If the contents are malformed, or describe a network or transform that is not supported. The message lacks `source`.
-pub(super) fn parse(bytes: &[u8], source: &str) -> Result<Description, String> {
+/// If the contents are malformed, or describe a transform or a residual network that is not supported. The message lacks
+/// `source`.
+pub(super) fn parse(bytes: &[u8], source: &str, network: NetworkKind) -> Result<Description, String> {
     let config: ConfigFile = serde_json::from_slice(bytes).map_err(|error| format!("malformed: {error}"))?;
-    if let Some(classes) = &config.architectures
-        && !classes.iter().any(|class| CLASSES.contains(&class.as_str()))
-    {
-        return Err(format!(
-            "architectures is {}, but only {} can be computed from weights; export another network as ONNX or \
-             TorchScript (see \"Your own model\" in the README)",
-            classes.join(", "),
-            CLASSES.join(" and ")
-        ));
-    }
-    if let Some(act) = config.hidden_act.as_deref().filter(|act| *act != "relu") {
-        return Err(format!("hidden_act is {act}, but only relu is supported"));
-    }
-    if config.downsample_in_first_stage == Some(true) {
-        return Err("downsample_in_first_stage is true, which is not supported".into());
-    }
-    if let Some(pool) = config.global_pool.as_deref().filter(|pool| !MEAN_POOLING.contains(pool)) {
-        return Err(format!("global_pool is {pool}, but only avg is supported"));
-    }
-    let is_harmless = |name: &str, value: &Value| match name {
-        "global_pool" => value.as_str().is_some_and(|pool| MEAN_POOLING.contains(&pool)),
-        name => HARMLESS_ARGUMENTS.contains(&name),
-    };
-    let mut arguments = config.model_args.iter().flatten();
-    if let Some((name, value)) = arguments.find(|(name, value)| !is_harmless(name, value)) {
-        return Err(format!("model_args has {name} = {value}, which may change the network, so it is not supported"));
+    if network == NetworkKind::Residual {
+        config.check_network()?;
     }
     let in_timm = config.architecture.is_some();
     let transform = match (config.pretrained_cfg, in_timm) {
@@ -97,13 +84,53 @@ pub(super) fn parse(bytes: &[u8], source: &str) -> Result<Description, String> {
         true => StridePlace::First,
         false => StridePlace::Second,
     });
+    let is_residual = network == NetworkKind::Residual;
     Ok(Description {
         transform: vec![(source.to_owned(), transform)],
         labels: names.map(|names| ModelLabels { source: source.to_owned(), names }),
         classes: config.num_classes.or(config.num_labels),
-        architecture: config.architecture,
-        stride,
+        architecture: config.architecture.filter(|_| is_residual),
+        stride: stride.filter(|_| is_residual),
     })
+}
+
+impl ConfigFile {
+    /// Checks that the engine computes the network as the file describes it.
+    ///
+    /// # Errors
+    /// If it does not: the key and its value.
+    fn check_network(&self) -> Result<(), String> {
+        if let Some(classes) = &self.architectures
+            && !classes.iter().any(|class| CLASSES.contains(&class.as_str()))
+        {
+            return Err(format!(
+                "architectures is {}, but only {} can be computed from weights; export another network as ONNX or \
+                 TorchScript (see \"Your own model\" in the README)",
+                classes.join(", "),
+                CLASSES.join(" and ")
+            ));
+        }
+        if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "relu") {
+            return Err(format!("hidden_act is {act}, but only relu is supported"));
+        }
+        if self.downsample_in_first_stage == Some(true) {
+            return Err("downsample_in_first_stage is true, which is not supported".into());
+        }
+        if let Some(pool) = self.global_pool.as_deref().filter(|pool| !MEAN_POOLING.contains(pool)) {
+            return Err(format!("global_pool is {pool}, but only avg is supported"));
+        }
+        let is_harmless = |name: &str, value: &Value| match name {
+            "global_pool" => value.as_str().is_some_and(|pool| MEAN_POOLING.contains(&pool)),
+            name => HARMLESS_ARGUMENTS.contains(&name),
+        };
+        let mut arguments = self.model_args.iter().flatten();
+        if let Some((name, value)) = arguments.find(|(name, value)| !is_harmless(name, value)) {
+            return Err(format!(
+                "model_args has {name} = {value}, which may change the network, so it is not supported"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The names of `id2label`, whose keys must be the numbers from 0.
@@ -157,7 +184,8 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        parse(text.as_bytes(), "config.json").map_or_else(|message| message, |found| format!("{found:?}"))
+        parse(text.as_bytes(), "config.json", NetworkKind::Residual)
+            .map_or_else(|message| message, |found| format!("{found:?}"))
     }
 
     #[test]
@@ -165,7 +193,7 @@ mod tests {
         let text = r#"{"architectures": ["ResNetForImageClassification"], "model_type": "resnet", "hidden_act": "relu",
             "id2label": {"10": "k", "0": "a", "1": "b", "2": "c", "3": "d", "4": "e", "5": "f", "6": "g", "7": "h",
             "8": "i", "9": "j"}, "downsample_in_bottleneck": true, "downsample_in_first_stage": false}"#;
-        let found = parse(text.as_bytes(), "config.json").expect("well formed");
+        let found = parse(text.as_bytes(), "config.json", NetworkKind::Residual).expect("well formed");
         assert_eq!(found.labels.expect("names").names.concat(), "abcdefghijk");
         assert_eq!((found.stride, found.architecture), (Some(StridePlace::First), None));
         assert_eq!(found.transform[0].1, TransformValues::default());
@@ -177,7 +205,7 @@ mod tests {
             "model_args": {"num_classes": 2, "global_pool": "avg"}, "pretrained_cfg": {
             "input_size": [3, 176, 176], "test_input_size": [3, 224, 224], "crop_pct": 0.875, "crop_mode": "center",
             "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}"#;
-        let found = parse(text.as_bytes(), "config.json").expect("well formed");
+        let found = parse(text.as_bytes(), "config.json", NetworkKind::Residual).expect("well formed");
         assert_eq!((found.classes, found.architecture.as_deref()), (Some(2), Some("resnet50")));
         let expected = TransformValues {
             resize: Some(201),
@@ -191,10 +219,31 @@ mod tests {
         assert_eq!(found.transform[0].1, expected);
         let older = r#"{"architecture": "resnet18", "input_size": [3, 224, 224], "crop_pct": 0.95,
             "interpolation": "bilinear"}"#;
-        let older = parse(older.as_bytes(), "config.json").expect("well formed").transform.remove(0).1;
+        let older =
+            parse(older.as_bytes(), "config.json", NetworkKind::Residual).expect("well formed").transform.remove(0).1;
         assert_eq!((older.resize, older.interpolation), (Some(235), Some(Interpolation::Bilinear)));
-        let without = parse(br#"{"architecture": "resnet18"}"#, "config.json").expect("well formed");
+        let without =
+            parse(br#"{"architecture": "resnet18"}"#, "config.json", NetworkKind::Residual).expect("well formed");
         assert_eq!(without.transform[0].1.interpolation, Some(Interpolation::Bicubic), "timm's default");
+    }
+
+    #[test]
+    fn beside_an_onnx_network_only_classes_and_transform_count() {
+        let onnx = |text: &str| parse(text.as_bytes(), "config.json", NetworkKind::Onnx);
+        let vit = onnx(
+            r#"{"architectures": ["ViTForImageClassification"], "hidden_act": "gelu", "num_labels": 2,
+            "id2label": {"0": "cat", "1": "dog"}, "downsample_in_bottleneck": true, "downsample_in_first_stage": true}"#,
+        )
+        .expect("every ONNX network is supported");
+        assert_eq!((vit.labels.expect("names").names, vit.classes), (vec!["cat".into(), "dog".into()], Some(2)));
+        assert_eq!((vit.stride, vit.architecture), (None, None));
+        let timm = onnx(
+            r#"{"architecture": "convnext_tiny", "num_classes": 3, "global_pool": "max", "model_args": {"depth": 9},
+            "pretrained_cfg": {"input_size": [3, 176, 176]}}"#,
+        )
+        .expect("every ONNX network is supported");
+        assert_eq!((timm.classes, timm.architecture, timm.transform[0].1.crop), (Some(3), None, Some(176)));
+        assert!(onnx(r#"{"id2label": {"1": "a"}}"#).expect_err("malformed").contains("id2label"));
     }
 
     #[test]

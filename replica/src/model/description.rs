@@ -1,7 +1,8 @@
 //! What the files of a model say about it beside its weights: the transform, the names of the classes, and properties
 //! that the weights must have.
 
-use super::architecture::StridePlace;
+use super::architecture::{Architecture, StridePlace};
+use super::weights::OTHER_NETWORKS;
 use crate::labels::{self, ModelLabels};
 use crate::transform::{self, TransformValues};
 use std::collections::HashMap;
@@ -35,6 +36,29 @@ impl Description {
             transform: vec![(source, TransformValues::from_metadata(metadata)?)],
             ..Self::default()
         })
+    }
+
+    /// Checks that a network is the one that `config.json` describes: its name is `architecture`, if it is a residual
+    /// network, and it has `classes` classes.
+    ///
+    /// # Errors
+    /// If the file names another network or another number of classes.
+    pub(super) fn check(&self, architecture: Option<&str>, classes: usize) -> Result<(), String> {
+        if let (Some(name), Some(architecture)) = (&self.architecture, architecture)
+            && Architecture::named(name).map(Architecture::name).as_deref() != Some(architecture)
+        {
+            return Err(format!(
+                "config.json says that the network is {name}, but the weights are those of a {architecture}; \
+                 {OTHER_NETWORKS}, or correct config.json"
+            ));
+        }
+        match self.classes {
+            Some(described) if described != classes => Err(format!(
+                "config.json says {described} classes, but the weights have {classes}; correct config.json, or take the \
+                 weights that belong to it"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// This description, completed by `other`.

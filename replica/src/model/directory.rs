@@ -1,8 +1,9 @@
 //! The directory that `--model` names: finds the file or files of weights in it, and reads the files beside them.
 
+use super::config_file::{self, NetworkKind};
 use super::description::Description;
+use super::preprocessor_file;
 use super::weights::{Error, TORCH_ENDINGS};
-use super::{config_file, preprocessor_file};
 use crate::{bounded_file, labels};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,21 +51,31 @@ impl ModelDirectory {
             None => vec![chosen.to_owned()],
         };
         tracing::info!(directory = %directory.display(), weights = weights.join(", "), "chose the weights of the directory");
-        let described = |name: &str, parse: fn(&[u8], &str) -> Result<Description, String>| {
-            let path = directory.join(name);
-            match names.contains(name) {
-                true => parse(&read_json(&path)?, name).map_err(|reason| malformed(&path, reason)),
-                false => Ok(Description::default()),
-            }
-        };
-        let preprocessor = described("preprocessor_config.json", preprocessor_file::parse)?;
-        let mut description = preprocessor.or(described("config.json", config_file::parse)?);
+        let network = if has_ending(chosen, &["onnx"]) { NetworkKind::Onnx } else { NetworkKind::Residual };
+        let preprocessor = described(directory, &names, "preprocessor_config.json", preprocessor_file::parse)?;
+        let parse_config = |bytes: &[u8], source: &str| config_file::parse(bytes, source, network);
+        let config = described(directory, &names, "config.json", parse_config)?;
+        let mut description = preprocessor.or(config);
         if names.contains("labels.txt") {
             let path = directory.join("labels.txt");
             let labels = labels::read(&path).map_err(|error| malformed(directory, error.to_string()))?;
             description.labels = Some(labels);
         }
         Ok(Self { weights: weights.iter().map(|name| directory.join(name)).collect(), description })
+    }
+}
+
+/// What the JSON file `name` of a directory says; nothing if it is not among `names`.
+fn described(
+    directory: &Path,
+    names: &BTreeSet<String>,
+    name: &str,
+    parse: impl Fn(&[u8], &str) -> Result<Description, String>,
+) -> Result<Description, Error> {
+    let path = directory.join(name);
+    match names.contains(name) {
+        true => parse(&read_json(&path)?, name).map_err(|reason| malformed(&path, reason)),
+        false => Ok(Description::default()),
     }
 }
 
@@ -94,14 +105,10 @@ fn file_names(directory: &Path) -> Result<BTreeSet<String>, Error> {
 /// # Errors
 /// If there is no such file, or several: the reason.
 fn choose_weights(names: &BTreeSet<String>) -> Result<&str, String> {
-    let ending = |name: &&String, endings: &[&str]| {
-        let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
-        ending.is_some_and(|ending| endings.contains(&ending.as_str()))
-    };
-    let safetensors: Vec<&String> = names.iter().filter(|name| ending(name, &["safetensors"])).collect();
+    let safetensors: Vec<&String> = names.iter().filter(|name| has_ending(name, &["safetensors"])).collect();
     let is_weights = |name: &&String| !NOT_WEIGHTS.iter().any(|start| name.starts_with(start));
-    let torch: Vec<&String> = names.iter().filter(|name| ending(name, &TORCH_ENDINGS)).filter(is_weights).collect();
-    let onnx: Vec<&String> = names.iter().filter(|name| ending(name, &["onnx"])).collect();
+    let torch: Vec<&String> = names.iter().filter(|name| has_ending(name, &TORCH_ENDINGS)).filter(is_weights).collect();
+    let onnx: Vec<&String> = names.iter().filter(|name| has_ending(name, &["onnx"])).collect();
     let fixed = |name: &str| names.get(name).map(String::as_str);
     if let Some(name) = fixed("model.safetensors").or(fixed("model.safetensors.index.json")) {
         return Ok(name);
@@ -128,6 +135,12 @@ fn choose_weights(names: &BTreeSet<String>) -> Result<&str, String> {
         ([], None, [], _) => several(&onnx),
         ([], None, ..) => several(&torch),
     }
+}
+
+/// Whether the name of a file has one of `endings`, in small or capital letters.
+fn has_ending(name: &str, endings: &[&str]) -> bool {
+    let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
 }
 
 /// The names of the files of a safetensors file in parts.

@@ -113,7 +113,7 @@ impl ModelFactory {
             }
             ModelFile::Quantised(file) => {
                 let network = Int8Network::new(&file.network, int8_instructions(setup)?);
-                (Backend::Int8(Arc::new(network)), file.network.layers.head.bias.len())
+                (Backend::Int8(Arc::new(network)), file.classes())
             }
             #[cfg(feature = "onnx")]
             ModelFile::Onnx(file) => {

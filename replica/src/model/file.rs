@@ -113,8 +113,7 @@ impl ModelFile {
                 {
                     return Ok(Self::Onnx(OnnxFile::open(network, source, description)?));
                 }
-                if let Some(mut file) = quantised(&weights)? {
-                    file.description = description.or(file.description);
+                if let Some(file) = quantised(&weights, source, &description)? {
                     return Ok(Self::Quantised(Box::new(file)));
                 }
                 let mut weights = Weights::open(&weights, source.key.as_deref())?;
@@ -129,7 +128,7 @@ impl ModelFile {
             ModelSource::Weights(source) => source,
         };
         let paths = std::slice::from_ref(&source.path);
-        if let Some(file) = quantised(paths)? {
+        if let Some(file) = quantised(paths, source, &Description::default())? {
             return Ok(Self::Quantised(Box::new(file)));
         }
         let weights = Weights::open(paths, source.key.as_deref())?;
@@ -192,9 +191,22 @@ impl ModelFile {
 }
 
 /// The network in 8-bit integers that the only one of `paths` has; `None` if it is another file, or there are several.
-fn quantised(paths: &[PathBuf]) -> Result<Option<QuantisedFile>, QuantisedError> {
-    match paths {
-        [path] => QuantisedFile::open(path),
-        _ => Ok(None),
-    }
+/// `beside` is what the files in its directory say, which wins over its metadata.
+///
+/// # Errors
+/// If the file is malformed, `source` has a key or another architecture, or `beside` describes another network.
+fn quantised(paths: &[PathBuf], source: &WeightsSource, beside: &Description) -> Result<Option<QuantisedFile>, Error> {
+    let [path] = paths else { return Ok(None) };
+    let Some(mut file) = QuantisedFile::open(path)? else { return Ok(None) };
+    let contradiction = match (&source.key, source.architecture.map(Architecture::name)) {
+        (Some(key), _) => Err(format!("a file of 8-bit weights has one network; leave out --weights-key {key}")),
+        (None, Some(name)) if name != file.architecture => Err(format!(
+            "the 8-bit weights are those of a {}; leave out --architecture {name}, or take other weights",
+            file.architecture
+        )),
+        (None, _) => beside.check(Some(&file.architecture), file.classes()),
+    };
+    contradiction.map_err(|reason| weights::Error::Malformed { path: path.display().to_string(), reason })?;
+    file.description = beside.clone().or(file.description);
+    Ok(Some(file))
 }

@@ -76,9 +76,10 @@ impl OnnxFile {
     ///
     /// # Errors
     /// If ONNX Runtime is missing or cannot compute the network, or the network is no classifier of images of `side` by
-    /// `side` pixels, or `setup` asks for another device or precision than the CPU in f32.
+    /// `side` pixels, or config.json says another number of classes, or `setup` asks for another device or precision
+    /// than the CPU in f32.
     pub(super) fn load(self, side: usize, setup: Setup) -> Result<(OnnxNetwork, usize), Error> {
-        let Self { path, file, .. } = self;
+        let Self { path, file, description, .. } = self;
         let unusable = |reason: String| Error::Unusable { path: path.clone(), reason };
         if matches!(setup.device, Device::Cuda(_)) || setup.precision != Precision::F32 {
             return Err(unusable("ONNX networks run with --device cpu and --precision f32 only".into()));
@@ -99,6 +100,7 @@ impl OnnxFile {
             return Err(unusable("the network's logits are not finite numbers".into()));
         }
         let classes = rows[0].len();
+        description.check(None, classes).map_err(unusable)?;
         Ok((OnnxNetwork { file, side, threads: setup.threads, tried: Mutex::new(Some(session)) }, classes))
     }
 }
@@ -195,6 +197,23 @@ mod tests {
             description.transform.iter().map(|(from, values)| (from.as_str(), values.clone())).collect();
         let (transform, _) = Transform::resolve(&values);
         assert_eq!((transform.crop, transform.resize, transform.std), (16, 16, [0.5; 3]));
+    }
+
+    #[test]
+    fn a_directory_may_have_the_config_of_any_network_with_the_right_number_of_classes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::copy(tiny(), folder.path().join("Model.ONNX")).expect("copied");
+        let open = |classes: usize| {
+            let config = format!(
+                r#"{{"architectures": ["ViTForImageClassification"], "hidden_act": "gelu", "num_labels": {classes}}}"#
+            );
+            std::fs::write(folder.path().join("config.json"), config).expect("written");
+            let file = ModelFile::open(&ModelSource::Directory(WeightsSource::file(folder.path())));
+            ModelFactory::new(file.expect("the file describes an ONNX network"), SIDE, SETUP)
+        };
+        assert_eq!(open(4).expect("four classes").classes(), 4);
+        let refused = open(5).err().expect("the network has four classes").to_string();
+        assert!(refused.contains("config.json says 5 classes") && refused.contains("Model.ONNX"), "{refused}");
     }
 
     #[test]

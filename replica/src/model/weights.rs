@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// Largest size of a file of weights: 8 GiB. ResNeXt-101 32x48d, the largest published residual network, has 3.3 GB.
-const MAX_FILE_BYTES: u64 = 8 << 30;
+pub(super) const MAX_FILE_BYTES: u64 = 8 << 30;
 
 /// Endings of the names of files that `torch.save` writes.
 pub(super) const TORCH_ENDINGS: [&str; 7] = ["pth", "pt", "bin", "ckpt", "tar", "pkl", "th"];
@@ -86,7 +86,7 @@ pub enum Error {
 }
 
 /// What to do about a network of another kind.
-const OTHER_NETWORKS: &str = "for other networks, see \"Your own model\" in the README";
+pub(super) const OTHER_NETWORKS: &str = "for other networks, see \"Your own model\" in the README";
 
 impl Weights {
     /// Reads a file, or the safetensors files of one network. The ending of the name tells the format: `.safetensors`,
@@ -259,23 +259,13 @@ impl Weights {
     /// # Errors
     /// If they name another network or another number of classes: [`Error::Malformed`].
     pub(super) fn check_description(&self, architecture: Architecture) -> Result<(), Error> {
-        let malformed = |reason| Err(Error::Malformed { path: self.source.clone(), reason });
-        if let Some(name) = &self.description.architecture
-            && Architecture::named(name).map(Architecture::name) != Some(architecture.name())
-        {
-            return malformed(format!(
-                "config.json says that the network is {name}, but the weights are those of a {architecture}; \
-                 {OTHER_NETWORKS}, or correct config.json"
-            ));
-        }
-        match self.description.classes {
-            Some(classes) if classes != self.classes() => malformed(format!(
-                "config.json says {classes} classes, but the weights have {}; correct config.json, or take the weights \
-                 that belong to it",
-                self.classes()
-            )),
-            _ => Ok(()),
-        }
+        let checked = self.description.check(Some(&architecture.name()), self.classes());
+        checked.map_err(|reason| self.malformed(reason))
+    }
+
+    /// The error that the file is malformed for `reason`.
+    pub(super) fn malformed(&self, reason: String) -> Error {
+        Error::Malformed { path: self.source.clone(), reason }
     }
 
     fn missing(&self, names: String, architecture: String) -> Error {

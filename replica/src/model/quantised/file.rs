@@ -2,8 +2,10 @@
 //! agrees with f32.
 
 use super::{Agreement, Int8Model, Int8Network, QuantisedConvolution, QuantisedNetwork};
+use crate::bounded_file;
 use crate::model::description::Description;
 use crate::model::network::{Network, ResidualBlock};
+use crate::model::weights::MAX_FILE_BYTES;
 use crate::model::{CHANNELS, InferenceError, Model, warm_up};
 use convolution::Geometry;
 use convolution::int8::{Int8Instructions, PictureLevels};
@@ -12,7 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -148,7 +150,8 @@ impl QuantisedFile {
         if !is_quantised(path) {
             return Ok(None);
         }
-        let bytes = std::fs::read(path).map_err(|error| Error::Io { path: source.clone(), error })?;
+        let bytes =
+            bounded_file::read(path, MAX_FILE_BYTES).map_err(|error| Error::Io { path: source.clone(), error })?;
         Self::parse(&bytes, &source).map(Some).map_err(|reason| Error::Malformed { path: source, reason })
     }
 
@@ -234,6 +237,11 @@ impl QuantisedFile {
         Ok(())
     }
 
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.network.layers.head.bias.len()
+    }
+
     /// A model with the fastest instructions of this processor, also if they are slower than f32.
     ///
     /// # Errors
@@ -252,13 +260,14 @@ impl QuantisedFile {
 /// Whether the header of a safetensors file says that it is quantised.
 fn is_quantised(path: &Path) -> bool {
     let header = || -> Option<Header> {
-        let mut file = File::open(path).ok()?;
+        // serde_json asks for one byte at a time.
+        let mut file = BufReader::new(File::open(path).ok()?);
         let mut length = [0; 8];
         file.read_exact(&mut length).ok()?;
         let length = Some(u64::from_le_bytes(length)).filter(|length| *length <= MAX_HEADER)?;
         serde_json::from_reader(file.take(length)).ok()
     };
-    path.extension().is_some_and(|ending| ending == "safetensors")
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
         && header().is_some_and(|header| header.metadata.get(PRECISION_KEY).is_some_and(|value| value == PRECISION))
 }
 

@@ -126,6 +126,34 @@ fn precision_and_file_must_fit_each_other() {
     assert_eq!(logits, expected);
 }
 
+#[test]
+fn flags_and_files_that_contradict_the_network_are_refused() {
+    let (folder, path) = path();
+    CALIBRATED.file.write(&path).expect("the file can be written");
+    let file = || WeightsSource::file(&path);
+    let named = |name: &str| WeightsSource { architecture: name.parse().ok(), ..file() };
+    ModelFile::open(&ModelSource::Weights(named("resnet18"))).expect("the network is a resnet18");
+    let open = |source: ModelSource| ModelFile::open(&source).err().map(|error| error.to_string());
+    let key = WeightsSource { key: Some("ema".into()), ..file() };
+    for (source, expected) in [(named("resnet50"), "leave out --architecture resnet50"), (key, "--weights-key ema")] {
+        let directory = WeightsSource { path: folder.path().to_owned(), ..source.clone() };
+        for source in [ModelSource::Weights(source), ModelSource::Directory(directory)] {
+            let refused = open(source).expect(expected);
+            assert!(refused.contains(expected) && refused.contains("int8.safetensors"), "{refused}");
+        }
+    }
+    for (config, expected) in [
+        (r#"{"architecture": "resnet18", "num_classes": 12}"#, None),
+        (r#"{"architecture": "resnet50"}"#, Some("the network is resnet50")),
+        (r#"{"num_classes": 11}"#, Some("says 11 classes, but the weights have 12")),
+    ] {
+        std::fs::write(folder.path().join("config.json"), config).expect("written");
+        let refused = open(ModelSource::Directory(WeightsSource::file(folder.path())));
+        assert_eq!(refused.is_some(), expected.is_some(), "{config}: {refused:?}");
+        assert!(refused.unwrap_or_default().contains(expected.unwrap_or_default()), "{config}");
+    }
+}
+
 /// Tensors by name: type, shape and bytes.
 type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
@@ -212,5 +240,8 @@ fn other_files_are_left_to_the_reader_of_f32_weights() {
         std::fs::write(&path, bytes).expect("the file can be written");
         assert!(QuantisedFile::open(&path).expect("no quantised file").is_none(), "{name}");
     }
+    let capital = folder.path().join("INT8.SafeTensors");
+    CALIBRATED.file.write(&capital).expect("the file can be written");
+    assert!(QuantisedFile::open(&capital).expect("a sound file").is_some(), "the ending may have capital letters");
     assert!(QuantisedFile::open(&folder.path().join("missing.safetensors")).expect("no file").is_none());
 }
