@@ -38,6 +38,7 @@ pub use calibration::Calibration;
 pub use choice::KernelChoice;
 pub use description::Description;
 pub use device::{Device, Precision};
+pub use directory::files_of_directory;
 pub use factory::{Error, ModelFactory, Setup};
 pub use file::{ModelFile, ModelSource, WeightsSource};
 pub use quantised::{Agreement, QuantisedError, QuantisedFile};

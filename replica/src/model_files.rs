@@ -3,6 +3,7 @@
 //! The files are looked at from time to time. Kubernetes replaces a mounted volume by a symbolic link to another folder,
 //! and network file systems change on other machines; notifications of the file system miss both.
 
+use crate::model::files_of_directory;
 use sha2::{Digest, Sha256};
 use std::fs::{self, Metadata};
 use std::io;
@@ -27,7 +28,7 @@ pub struct ModelFiles {
 pub struct Snapshot(Vec<(PathBuf, [i64; 5])>);
 
 impl ModelFiles {
-    /// The files at `paths`. A path of a folder stands for the files in it. A path that ends with `.onnx` also stands for
+    /// The files at `paths`. A path of a folder stands for the files in it that a model is loaded from. A path that ends with `.onnx` also stands for
     /// the files beside it that have its name and more, such as `model.onnx.data`, which may have weights of the network.
     pub fn new(paths: Vec<PathBuf>) -> Self {
         Self { paths }
@@ -47,8 +48,11 @@ impl ModelFiles {
         for path in &self.paths {
             let metadata = metadata(path)?;
             if metadata.is_dir() {
-                // The folders of Kubernetes in a mounted volume, such as `..data`, have hidden names.
-                files.extend(files_in(path, |name| !name.starts_with(b"."))?);
+                // Other files may be large or change often, such as the weights of another framework or a log.
+                for path in files_of_directory(path)? {
+                    let metadata = self::metadata(&path)?;
+                    files.push((path, state(&metadata)));
+                }
                 continue;
             }
             files.push((path.clone(), state(&metadata)));

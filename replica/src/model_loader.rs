@@ -6,7 +6,10 @@ use crate::model_files::ModelFiles;
 use crate::pipeline::LoadedModel;
 use crate::served_model::ServedModel;
 use crate::transform::{Transform, TransformFlags};
-use anyhow::Result;
+use anyhow::{Result, bail};
+
+/// How often the model is loaded at the start, if its files change meanwhile.
+const TRIES: usize = 3;
 
 /// Where the model comes from, and how it is run.
 pub struct ModelLoader {
@@ -25,17 +28,26 @@ pub struct ModelLoader {
 }
 
 impl ModelLoader {
-    /// Loads the model, and meanwhile hashes its files.
+    /// Loads the model, and meanwhile hashes its files. Loads it again if the files have changed meanwhile: otherwise an
+    /// old model could have the version of the new files, and would never be replaced.
     ///
     /// # Errors
-    /// If a file cannot be read, or the model or its labels cannot be used.
+    /// If a file cannot be read, the model or its labels cannot be used, or the files change during every try.
     pub fn load(&self) -> Result<LoadedModel<ModelFactory>> {
-        std::thread::scope(|scope| {
-            let version = scope.spawn(|| self.files.version());
-            let loaded = self.load_files()?;
-            let version = version.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok(with_version(loaded, version))
-        })
+        for _try in 0..TRIES {
+            let before = self.files.snapshot()?;
+            let loaded = std::thread::scope(|scope| -> Result<_> {
+                let version = scope.spawn(|| self.files.version());
+                let loaded = self.load_files()?;
+                let version = version.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                Ok(with_version(loaded, version))
+            })?;
+            if self.files.snapshot()? == before {
+                return Ok(loaded);
+            }
+            tracing::warn!("the files of the model changed while they were loaded");
+        }
+        bail!("the files of the model change all the time; start the replica when they are written")
     }
 
     /// Loads the model if its files have another version than the `present` one. Otherwise returns `None`, as for a file

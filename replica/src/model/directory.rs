@@ -16,6 +16,9 @@ const MAX_JSON_BYTES: u64 = 8 << 20;
 /// Largest number of files of weights.
 const MAX_SHARDS: usize = 1000;
 
+/// The names of the files that describe a model.
+const DESCRIPTIONS: [&str; 3] = ["config.json", "preprocessor_config.json", "labels.txt"];
+
 /// Beginnings of the names of files that training programs write beside weights, with torch.save but without weights.
 const NOT_WEIGHTS: [&str; 6] = ["optimizer", "scheduler", "training_args", "rng_state", "scaler", "random_states"];
 
@@ -46,10 +49,7 @@ impl ModelDirectory {
         }
         let names = file_names(directory)?;
         let chosen = choose_weights(&names).map_err(|reason| malformed(directory, reason))?;
-        let weights = match chosen.strip_suffix(".index.json") {
-            Some(_) => shards(&directory.join(chosen))?,
-            None => vec![chosen.to_owned()],
-        };
+        let weights = weights_of(directory, chosen)?;
         tracing::info!(directory = %directory.display(), weights = weights.join(", "), "chose the weights of the directory");
         let network = if has_ending(chosen, &["onnx"]) { NetworkKind::Onnx } else { NetworkKind::Residual };
         let preprocessor = described(directory, &names, "preprocessor_config.json", preprocessor_file::parse)?;
@@ -62,6 +62,35 @@ impl ModelDirectory {
             description.labels = Some(labels);
         }
         Ok(Self { weights: weights.iter().map(|name| directory.join(name)).collect(), description })
+    }
+}
+
+/// The files of a directory that a model is loaded from, in the order of their names: those that [`ModelDirectory::open`]
+/// reads, and the files beside an ONNX network that have its name and more, which may have its weights. If the directory
+/// has no weights, or several, all its files.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn files_of_directory(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let names = file_names(directory).map_err(std::io::Error::other)?;
+    let chosen = choose_weights(&names).ok();
+    let weights = chosen.and_then(|chosen| weights_of(directory, chosen).ok());
+    let is_read = |name: &&String| match (chosen, &weights) {
+        (Some(chosen), Some(weights)) => {
+            let beside_onnx = has_ending(chosen, &["onnx"]) && name.starts_with(chosen);
+            let is_described = DESCRIPTIONS.contains(&name.as_str());
+            name.as_str() == chosen || weights.contains(name) || beside_onnx || is_described
+        }
+        _ => true,
+    };
+    Ok(names.iter().filter(is_read).map(|name| directory.join(name)).collect())
+}
+
+/// The names of the files of weights that `chosen`, a file of weights or an index, stands for.
+fn weights_of(directory: &Path, chosen: &str) -> Result<Vec<String>, Error> {
+    match chosen.strip_suffix(".index.json") {
+        Some(_) => shards(&directory.join(chosen)),
+        None => Ok(vec![chosen.to_owned()]),
     }
 }
 
@@ -195,6 +224,31 @@ mod tests {
         ] {
             assert!(chosen(names).contains(expected), "{names:?}: {}", chosen(names));
         }
+    }
+
+    #[test]
+    fn only_the_files_that_a_model_is_loaded_from_count() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |names: &[&str]| {
+            names.iter().for_each(|name| std::fs::write(directory.path().join(name), "{}").expect("writable"));
+        };
+        let found = || {
+            let files = files_of_directory(directory.path()).expect("readable");
+            files
+                .iter()
+                .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+        };
+        write(&["config.json", "flax_model.msgpack", "train.log", "net.onnx", "net.onnx.data"]);
+        assert_eq!(found(), ["config.json", "net.onnx", "net.onnx.data"]);
+        write(&["labels.txt", "model.safetensors", "pytorch_model.bin"]);
+        assert_eq!(found(), ["config.json", "labels.txt", "model.safetensors"]);
+        std::fs::remove_file(directory.path().join("model.safetensors")).expect("the file exists");
+        write(&["a.safetensors", "b.safetensors"]);
+        assert_eq!(found().len(), 9, "no weights are chosen");
+        let index = directory.path().join("model.safetensors.index.json");
+        std::fs::write(index, r#"{"weight_map": {"x": "b.safetensors"}}"#).expect("writable");
+        assert_eq!(found(), ["b.safetensors", "config.json", "labels.txt", "model.safetensors.index.json"]);
     }
 
     #[test]
