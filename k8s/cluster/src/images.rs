@@ -74,3 +74,34 @@ fn make(program: &Path, image: &Path) -> Result<()> {
 fn modified(path: &Path) -> std::io::Result<SystemTime> {
     fs::metadata(path)?.modified()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn onnx_runtime_is_gathered_if_it_is_beside_libtorch() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        let compile = |source: &str, arguments: &[&str]| -> Result<()> {
+            fs::write(path("source.c"), source)?;
+            let compiler = Command::new("cc").arg("source.c").args(arguments).current_dir(folder.path()).status()?;
+            ensure!(compiler.success(), "cc failed: {compiler}");
+            Ok(())
+        };
+        compile("int torch(void) { return 0; }", &["-shared", "-fPIC", "-o", "libtorch_cpu.so"])?;
+        let search = format!("-Wl,-rpath,{}", folder.path().display());
+        let link = ["-o", "program", "-L.", "-ltorch_cpu", &search];
+        compile("int torch(void); int main(void) { return torch(); }", &link)?;
+        for has_runtime in [false, true] {
+            if has_runtime {
+                fs::copy(path("libtorch_cpu.so"), path("libonnxruntime.so.1"))?;
+            }
+            make(&path("program"), &path("image"))?;
+            let libraries = path("image/usr/lib/roundhouse");
+            assert!(libraries.join("libtorch_cpu.so").exists());
+            assert_eq!(libraries.join("libonnxruntime.so.1").exists(), has_runtime);
+        }
+        Ok(())
+    }
+}

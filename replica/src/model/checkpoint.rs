@@ -3,6 +3,7 @@
 //! networks. Knows only names.
 
 use super::names::Scheme;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The keys under which training programs keep weights, the most specific first.
@@ -24,6 +25,12 @@ const AVERAGES: [&str; 5] = ["ema", "swa", "shadow", "averaged", "average"];
 
 /// Most names that a message lists.
 const LISTED: usize = 5;
+
+/// Most bytes of a name that a message lists. The place of a network in a hostile file may have thousands.
+const LISTED_BYTES: usize = 200;
+
+/// Most networks of one file. Each gets a place, so a million prefixes in one deep dict would take gigabytes.
+const MAX_NETWORKS: usize = 64;
 
 /// A dict of a file that has tensors.
 pub(super) struct Table<'a, C> {
@@ -72,6 +79,11 @@ pub(super) enum Error {
     NoNetwork(String),
     #[error("the file has several networks, at {0}; name one with --weights-key")]
     Several(String),
+    #[error(
+        "the file has more than {MAX_NETWORKS} networks; write the weights of one with torch.save(model.state_dict(), \
+         'weights.pth')"
+    )]
+    TooMany,
     #[error("--weights-key {key}: the file has no network there; it has networks at {places}")]
     NoKey { key: String, places: String },
 }
@@ -82,9 +94,9 @@ pub(super) enum Error {
 /// are used only if there is nothing else, and of several networks the one whose key is the first of [`WRAPPERS`].
 ///
 /// # Errors
-/// If there is no such network, or several.
+/// If there is no such network, several, or more than [`MAX_NETWORKS`] in the file.
 pub(super) fn choose<C: Copy>(tables: &[Table<'_, C>], key: Option<&str>) -> Result<Chosen<C>, Error> {
-    let candidates: Vec<Candidate<'_, '_, C>> = tables.iter().flat_map(candidates).collect();
+    let candidates = candidates(tables)?;
     if candidates.is_empty() {
         let largest = tables.iter().max_by_key(|table| table.names.len()).filter(|table| !table.names.is_empty());
         return Err(largest.map_or(Error::NoTensors, |table| Error::NoNetwork(listed(table.names.iter().copied()))));
@@ -123,13 +135,20 @@ pub(super) fn is_wrapper(key: &str) -> bool {
     WRAPPERS.contains(&key) || is_average(key)
 }
 
-/// The first names of a list, and how many more there are.
-pub(super) fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
-    let names: Vec<&str> = names.collect();
-    let first = names.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(LISTED) {
+/// The first names of a list, of which long ones are cut, and how many more there are.
+pub(super) fn listed<'n>(mut names: impl Iterator<Item = &'n str>) -> String {
+    let first = names.by_ref().take(LISTED).map(shortened).collect::<Vec<_>>().join(", ");
+    match names.count() {
         0 => first,
         more => format!("{first} and {more} more"),
+    }
+}
+
+/// A name with at most [`LISTED_BYTES`], and dots for the rest.
+fn shortened(name: &str) -> Cow<'_, str> {
+    match name.len() > LISTED_BYTES {
+        true => Cow::Owned(format!("{}…", &name[..name.floor_char_boundary(LISTED_BYTES)])),
+        false => Cow::Borrowed(name),
     }
 }
 
@@ -141,16 +160,27 @@ struct Candidate<'t, 'a, C> {
     place: String,
 }
 
-/// The networks of a table, one for each prefix.
-fn candidates<'t, 'a, C>(table: &'t Table<'a, C>) -> Vec<Candidate<'t, 'a, C>> {
-    let found = table.names.iter().filter_map(|name| Scheme::of(name));
-    let prefixes: BTreeMap<&str, Scheme> = found.collect();
-    let candidate = |(prefix, scheme): (&str, Scheme)| {
-        let parts = [table.path.as_str(), prefix.trim_end_matches('.')];
-        let place = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
-        Candidate { table, prefix: prefix.to_owned(), scheme, place }
-    };
-    prefixes.into_iter().map(candidate).collect()
+/// The networks of all tables, one for each prefix in a table.
+///
+/// # Errors
+/// If there are more than [`MAX_NETWORKS`].
+fn candidates<'t, 'a, C>(tables: &'t [Table<'a, C>]) -> Result<Vec<Candidate<'t, 'a, C>>, Error> {
+    let mut candidates = Vec::new();
+    for table in tables {
+        let mut prefixes: BTreeMap<&str, Scheme> = BTreeMap::new();
+        for (prefix, scheme) in table.names.iter().filter_map(|name| Scheme::of(name)) {
+            prefixes.insert(prefix, scheme);
+            if candidates.len() + prefixes.len() > MAX_NETWORKS {
+                return Err(Error::TooMany);
+            }
+        }
+        candidates.extend(prefixes.into_iter().map(|(prefix, scheme)| {
+            let parts = [table.path.as_str(), prefix.trim_end_matches('.')];
+            let place = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
+            Candidate { table, prefix: prefix.to_owned(), scheme, place }
+        }));
+    }
+    Ok(candidates)
 }
 
 /// Whether a place is that of a moving average: `model_ema`, `ema.module`, `state_dict.ema_model`.
@@ -228,6 +258,22 @@ mod tests {
         assert_eq!(place(students, None), Err(several));
         let missing = Error::NoKey { key: "ema".into(), places: "model, model_ema.module".into() };
         assert_eq!(place(averaged, Some("ema")), Err(missing));
+    }
+
+    #[test]
+    fn many_networks_are_refused_and_long_places_are_cut_in_messages() {
+        let names: Vec<String> = (0..=MAX_NETWORKS).map(|index| format!("{index}.layer1.0.")).collect();
+        let table = |path: &str, count: usize| Table {
+            path: path.to_owned(),
+            names: names[..count].iter().map(String::as_str).collect(),
+            contents: (),
+        };
+        let refused = choose(&[table(&"é".repeat(1000), MAX_NETWORKS)], None).expect_err("several").to_string();
+        assert!(refused.contains("é…, ") && refused.len() < 1500, "{refused}");
+        let key = Some("a.7");
+        assert_eq!(choose(&[table("a", MAX_NETWORKS)], key).map(|chosen| chosen.place), Ok("a.7".into()));
+        assert_eq!(choose(&[table("a", MAX_NETWORKS), table("b", 1)], key), Err(Error::TooMany));
+        assert_eq!(choose(&[table("a", MAX_NETWORKS + 1)], None), Err(Error::TooMany));
     }
 
     #[test]

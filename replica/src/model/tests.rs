@@ -308,6 +308,15 @@ fn convolutions_with_groups_are_those_of_a_network_with_zeros_between_the_groups
 }
 
 #[test]
+fn a_stage_has_less_blocks_than_a_hostile_index_says() {
+    let indices = ["layer1.0.z", "layer1.999.z", "layer2.1000.z", "layer3.3.z", "layer3.1100.z"].map(str::to_owned);
+    let names = (0..1200).map(|index| format!("t{index}")).chain(indices);
+    let views = names.map(|name| (name, TensorView::new(Dtype::F32, vec![0], &[]).expect("no numbers")));
+    let weights = weights(&safetensors::serialize(views, None).expect("the tensors can be serialised"));
+    assert_eq!([1, 2, 3].map(|stage| weights.blocks(stage)), [1000, 0, 4]);
+}
+
+#[test]
 fn extra_tensors_are_left_out_beside_the_network_and_refused_within_it() {
     let (_store, _model, file) = reference(Architecture::RESNET_18, 2);
     let with = |name: &str| {

@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 /// Largest size of a file of weights: 8 GiB. ResNeXt-101 32x48d, the largest published residual network, has 3.3 GB.
 pub(super) const MAX_FILE_BYTES: u64 = 8 << 30;
 
+/// Most blocks of a stage. The deepest published residual network has less than a hundred. The network's tensors are listed
+/// before the file is found to lack them.
+const MAX_BLOCKS: usize = 1000;
+
 /// Endings of the names of files that `torch.save` writes.
 pub(super) const TORCH_ENDINGS: [&str; 7] = ["pth", "pt", "bin", "ckpt", "tar", "pkl", "th"];
 
@@ -209,11 +213,13 @@ impl Weights {
         self.tensors.get("fc.weight").and_then(|tensor| tensor.shape.first().copied()).unwrap_or(0)
     }
 
-    /// Number of blocks of a stage, counted from 1: the largest index of a block and one.
+    /// Number of blocks of a stage, counted from 1: the largest index of a block and one. An index that is not
+    /// below the number of tensors or [`MAX_BLOCKS`] does not count; [`finish`](Self::finish) refuses its tensor.
     pub(super) fn blocks(&self, stage: usize) -> usize {
         let stage = format!("layer{stage}.");
         let index = |name: &str| name.strip_prefix(&stage)?.split('.').next()?.parse().ok();
-        let last = self.names().filter_map(index).filter(|&index: &usize| index < self.tensors.len()).max();
+        let most = self.tensors.len().min(MAX_BLOCKS);
+        let last = self.names().filter_map(index).filter(|&index: &usize| index < most).max();
         last.map_or(0, |last| last + 1)
     }
 
