@@ -1,10 +1,14 @@
-//! Tests that a replica has all its metrics and its model's metadata when `/readyz` first reports ready.
+//! Tests that a replica has all its metrics and its model's metadata when `/readyz` first reports ready, and logs which
+//! model it has loaded.
 
-use crate::replica::ReplicaProcess;
+use crate::replica::{ReplicaProcess, TIMEOUT};
 use hyper::StatusCode;
 use replica::metrics::{self, MetricKind};
 use serde_json::json;
 use service::server::CONNECTION_METRICS;
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 
 #[tokio::test]
 async fn a_ready_replica_has_all_metrics_and_the_metadata_of_its_model() {
@@ -40,4 +44,27 @@ async fn a_ready_replica_has_all_metrics_and_the_metadata_of_its_model() {
     assert_eq!((status, &model["name"]), (StatusCode::OK, &json!("resnet18")), "{model}");
     let (status, _, ready) = replica.get("/v2/models/resnet18/ready").await;
     assert_eq!((status, ready), (StatusCode::OK, json!({"name": "resnet18", "ready": true})));
+}
+
+#[tokio::test]
+async fn the_log_has_the_version_of_the_first_model() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_replica"))
+        .args(["--listen=127.0.0.1:0", "--log=info", "--exit-with-parent", "--workers=1", "--kernel=libtorch"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the replica starts");
+    let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let loaded = async {
+        while let Some(line) = log.next_line().await.expect("readable") {
+            if line.contains("the model is loaded") {
+                return line;
+            }
+        }
+        panic!("the replica ended before it logged the model");
+    };
+    let line = tokio::time::timeout(TIMEOUT, loaded).await.expect("it loads the model in time");
+    assert!(line.contains(r#"version="bundled""#), "{line}");
 }

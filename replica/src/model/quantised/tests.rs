@@ -104,6 +104,27 @@ fn a_written_file_is_read_with_equal_logits_agreement_and_metadata() {
 }
 
 #[test]
+fn a_file_has_one_line_for_the_name_of_each_class() {
+    let calibrate = |last: &str| {
+        let ModelFile::Weights(mut weights, architecture) = ModelFile::open(&ModelSource::Bundled).expect("bundled")
+        else {
+            panic!("the bundled model has f32 weights");
+        };
+        let labels = weights.description.labels.as_mut().expect("the bundled model has names");
+        labels.names[0] = "two\nlines".into();
+        labels.names[11] = last.into();
+        let transform = Transform { crop: SIDE as u32, ..Transform::IMAGENET };
+        let mut calibration = Calibration::new(weights, architecture, transform)?;
+        calibration.observe(&images(1)[0])?;
+        Ok::<_, crate::model::Error>(calibration.quantise()?)
+    };
+    let names = calibrate("last").expect("names that a file can have").description.labels.expect("names").names;
+    assert_eq!((names.len(), &*names[0], &*names[11]), (12, "two lines", "last"));
+    let refused = calibrate("").expect_err("refused").to_string();
+    assert!(refused.contains("the last class has an empty name"), "{refused}");
+}
+
+#[test]
 fn precision_and_file_must_fit_each_other() {
     let setup =
         |precision| Setup { kernel: KernelChoice::Auto, device: Device::Cpu, precision, threads: 1, max_batch: 1 };
