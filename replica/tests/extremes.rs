@@ -104,6 +104,7 @@ fn extreme_headers_take_no_more_than_their_data() {
     png_chunks(&mut worst);
     jpeg_headers(&mut worst);
     webp_headers(&mut worst);
+    webp_chunks(&mut worst);
     gif_and_bmp_headers(&mut worst);
     bytes_of_headers(&mut worst);
     for ((kind, is_image), (slowest, largest, count)) in worst.0 {
@@ -258,6 +259,22 @@ fn webp_headers(worst: &mut Worst) {
                 patched[at + place + 3..at + place + 6].copy_from_slice(&height.wrapping_sub(1).to_le_bytes()[..3]);
                 worst.add("WebP container", &format!("{base}, canvas {width}x{height}"), &patched);
             }
+        }
+    }
+}
+
+/// Many chunks of each kind before the pixels.
+fn webp_chunks(worst: &mut Worst) {
+    let file = data("lossy-alpha.webp");
+    for name in [b"ALPH", b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"EXIF", b"abcd"] {
+        for count in [9_000, 100_000] {
+            let content = if name == b"ANMF" { 16 } else { 0_u32 };
+            let chunk = [&name[..], &content.to_le_bytes(), &vec![0; content as usize]].concat();
+            // The extended header ends at byte 30.
+            let mut file = [&file[..30], &chunk.repeat(count), &file[30..]].concat();
+            let length = file.len() as u32 - 8;
+            file[4..8].copy_from_slice(&length.to_le_bytes());
+            worst.add("WebP chunk", &format!("{count} times {}", String::from_utf8_lossy(name)), &file);
         }
     }
 }
