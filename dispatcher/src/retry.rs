@@ -122,7 +122,7 @@ impl Reason {
             }
             Self::LongAnswer => {
                 let message = "the replica's answer is longer than 64 MiB, or than the memory that is left for long \
-                               answers; send fewer images, or ask for fewer outputs";
+                               answers; send fewer images, or ask for fewer outputs or a smaller top_k";
                 RequestError::new(Code::ReplicaFailed, message)
             }
             Self::Attempts { last: AttemptFailure::Crowded } | Self::Budget { last: AttemptFailure::Crowded } => {

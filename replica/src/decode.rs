@@ -32,6 +32,10 @@ pub struct Pixels {
 /// has only one pixel.
 pub const MAX_SIDE: u32 = 65_535;
 
+/// Most pixels of an animation that its first frame does not cover. They have one colour, so they take memory and time
+/// without any data.
+const MAX_EMPTY_PIXELS: u64 = 1 << 24;
+
 /// The limits of images, and what is done to them.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageLimits {
@@ -191,4 +195,14 @@ fn check_size(limits: ImageLimits, width: u64, height: u64) -> Result<(u32, u32)
         return Err(Error::TooLong { width, height });
     }
     Ok((width as u32, height as u32))
+}
+
+/// Checks that the first frame of an animation, which has `frame_pixels`, leaves at most [`MAX_EMPTY_PIXELS`] of the image
+/// empty.
+fn check_empty((width, height): (u32, u32), frame_pixels: u64) -> Result<(), Error> {
+    let limit = frame_pixels + MAX_EMPTY_PIXELS;
+    if u64::from(width) * u64::from(height) > limit {
+        return Err(Error::TooManyPixels { width: width.into(), height: height.into(), limit });
+    }
+    Ok(())
 }

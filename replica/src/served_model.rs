@@ -9,7 +9,8 @@ pub struct ServedModel {
     pub name: String,
     /// The kind of the model in the Open Inference Protocol's metadata, such as `pytorch_libtorch`.
     pub platform: &'static str,
-    /// The first 12 hexadecimal digits of the SHA-256 of the model's file, or `bundled`.
+    /// The first 12 hexadecimal digits of the SHA-256 of the model's file, or of the names and hashes of all its files if
+    /// it has several. `bundled` for the bundled model.
     pub version: String,
     /// The names of the classes, in class order.
     pub labels: Vec<String>,

@@ -104,6 +104,8 @@ fn extreme_headers_take_no_more_than_their_data() {
     png_chunks(&mut worst);
     jpeg_headers(&mut worst);
     webp_headers(&mut worst);
+    webp_chunks(&mut worst);
+    tiff_chunks(&mut worst);
     gif_and_bmp_headers(&mut worst);
     bytes_of_headers(&mut worst);
     for ((kind, is_image), (slowest, largest, count)) in worst.0 {
@@ -260,6 +262,89 @@ fn webp_headers(worst: &mut Worst) {
             }
         }
     }
+}
+
+/// Many chunks of each kind before the pixels.
+fn webp_chunks(worst: &mut Worst) {
+    let file = data("lossy-alpha.webp");
+    for name in [b"ALPH", b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"EXIF", b"abcd"] {
+        for count in [9_000, 100_000] {
+            let content = if name == b"ANMF" { 16 } else { 0_u32 };
+            let chunk = [&name[..], &content.to_le_bytes(), &vec![0; content as usize]].concat();
+            // The extended header ends at byte 30.
+            let mut file = [&file[..30], &chunk.repeat(count), &file[30..]].concat();
+            let length = file.len() as u32 - 8;
+            file[4..8].copy_from_slice(&length.to_le_bytes());
+            worst.add("WebP chunk", &format!("{count} times {}", String::from_utf8_lossy(name)), &file);
+        }
+    }
+}
+
+/// TIFF files whose strips or tiles lie at the same place, and have every size.
+fn tiff_chunks(worst: &mut Worst) {
+    // A file that fails in its second plane has filled the image, so no image here has more than 50 MB.
+    let sides = [1, 16, 256, 3052, 65_535];
+    for (width, height) in sides.iter().flat_map(|width| sides.map(|height| (*width, height))) {
+        for (columns, rows) in
+            [(0, 1), (0, 16), (0, u32::MAX), (1, 1), (16, 16), (512, 512), (1_000_000, 16), (16, 1_000_000)]
+        {
+            for compression in [1, 5, 8, 32_773] {
+                for planar in [1, 2] {
+                    let file = tiff((width, height), (columns, rows), compression, planar);
+                    let name =
+                        format!("{width}x{height} of {columns}x{rows}, compression {compression}, planes {planar}");
+                    worst.add("TIFF strips or tiles", &name, &file);
+                }
+            }
+        }
+    }
+}
+
+/// An RGB TIFF file of tiles, or of strips of `rows` if `columns` is 0. All have the same data: a few KiB that inflate to
+/// 4 MB of zeros.
+fn tiff((width, height): (u32, u32), (columns, rows): (u32, u32), compression: u32, planar: u32) -> Vec<u8> {
+    let across = if columns == 0 { 1 } else { width.div_ceil(columns) };
+    let planes = if planar == 2 { 3 } else { 1 };
+    // More values than the limit of values are refused.
+    let count = (across.saturating_mul(height.div_ceil(rows)).saturating_mul(planes)).min(1 << 18);
+    let pixels = match compression {
+        8 => zeros(4 << 20),
+        // Runs of 128 zeros.
+        32_773 => [0x81, 0].repeat(4096),
+        _ => vec![0; 8192],
+    };
+    let entries_end = 8 + 2 + 12 * if columns == 0 { 10 } else { 11 } + 4;
+    let (bits, offsets, lengths) = (entries_end, entries_end + 8, entries_end + 8 + 4 * count);
+    let data = lengths + 4 * count;
+    let lists = |place: u32, only: u32| if count == 1 { only } else { place };
+    let (columns_or_rows, place, sizes) = if columns == 0 { (278, 273, 279) } else { (322, 324, 325) };
+    let mut entries = vec![
+        (256, 1, width),
+        (257, 1, height),
+        (258, 3, bits),
+        (259, 1, compression),
+        (262, 1, 2),
+        (277, 1, 3),
+        (284, 1, planar),
+        (place, count, lists(offsets, data)),
+        (sizes, count, lists(lengths, pixels.len() as u32)),
+        (columns_or_rows, 1, if columns == 0 { rows } else { columns }),
+    ];
+    entries.extend((columns > 0).then_some((323, 1, rows)));
+    entries.sort_unstable();
+    let mut file = [&b"II\x2a\0\x08\0\0\0"[..], &(entries.len() as u16).to_le_bytes()].concat();
+    for (tag, values, value) in entries {
+        // Bits are numbers of 16 bits, and all others have 32.
+        let kind = if tag == 258 { 3_u16 } else { 4 };
+        file.extend([&(tag as u16).to_le_bytes()[..], &kind.to_le_bytes()].concat());
+        file.extend([values, value].map(u32::to_le_bytes).concat());
+    }
+    file.extend([0; 4]);
+    file.extend([8_u16, 8, 8, 0].map(u16::to_le_bytes).concat());
+    file.extend(data.to_le_bytes().repeat(count as usize));
+    file.extend((pixels.len() as u32).to_le_bytes().repeat(count as usize));
+    file.extend(pixels);
+    file
 }
 
 /// Sides of 16 bits in the headers of GIF files, and of 32 bits in those of BMP files, with the data of a small image.

@@ -198,6 +198,12 @@ fn images_with_too_many_pixels_are_refused() {
     let canvas = [&b"VP8X\x0a\0\0\0"[..], &[0; 10]].concat();
     let refused = decode(&[&b"RIFF\x28\0\0\0WEBP"[..], &canvas, &frame].concat(), ImageLimits::default());
     assert!(refused.is_err_and(|error| error.to_string().contains("does not fit its canvas")));
+    // The first frame of the animation has one pixel, and the canvas 7071x7071.
+    let side = &7070_u32.to_le_bytes()[..3];
+    let canvas = [&b"VP8X\x0a\0\0\0\x02\0\0\0"[..], side, side].concat();
+    let frame = [&b"ANMF\x1e\0\0\0"[..], &[0; 16], b"VP8L\x05\0\0\0\x2f\0\0\0\0\0"].concat();
+    let refused = decode(&[&b"RIFF\x3c\0\0\0WEBP"[..], &canvas, &frame].concat(), ImageLimits::default());
+    assert!(matches!(refused, Err(Error::TooManyPixels { width: 7071, height: 7071, .. })), "{refused:?}");
     for (width, height) in [(65_536, 1), (1, 65_536)] {
         let refused = decode(&png_of_zeros(width, height), ImageLimits::default());
         assert!(matches!(refused, Err(Error::TooLong { .. })), "{refused:?}");
@@ -236,6 +242,38 @@ fn images_that_need_more_memory_than_all_decoders_have_are_refused() {
             other => panic!("{large}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn tiles_of_each_colour_may_be_larger_than_the_image() {
+    // 17 rows in two tiles of 16×16 for each colour.
+    let tags: [(u16, u32, u32); 11] = [
+        (256, 1, 16),
+        (257, 1, 17),
+        (258, 3, 146),
+        (259, 1, 1),
+        (262, 1, 2),
+        (277, 1, 3),
+        (284, 1, 2),
+        (322, 1, 16),
+        (323, 1, 16),
+        (324, 6, 154),
+        (325, 6, 178),
+    ];
+    let mut file = b"II\x2a\0\x08\0\0\0\x0b\0".to_vec();
+    for (tag, count, value) in tags {
+        let kind = if tag == 258 { 3_u16 } else { 4 };
+        file.extend([tag, kind].map(u16::to_le_bytes).concat());
+        file.extend([count, value].map(u32::to_le_bytes).concat());
+    }
+    file.extend([0; 4]);
+    file.extend([8_u16, 8, 8, 0].map(u16::to_le_bytes).concat());
+    file.extend([0, 1, 2, 3, 4, 5].map(|tile: u32| (202 + 256 * tile).to_le_bytes()).concat());
+    file.extend([256_u32; 6].map(u32::to_le_bytes).concat());
+    assert_eq!(file.len(), 202);
+    file.extend([10, 11, 20, 21, 30, 31].map(|level| [level; 256]).concat());
+    let pixels = decode(&file, ImageLimits::default()).expect("an image");
+    assert_eq!(pixels.rgb, [[10, 20, 30].repeat(16 * 16), [11, 21, 31].repeat(16)].concat());
 }
 
 /// A progressive JPEG of one component, with `side` by `side` pixels and `scans` scans without data.

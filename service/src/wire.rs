@@ -108,7 +108,8 @@ pub struct Answer {
     pub embedding: Option<Vec<f32>>,
     /// The name of the model.
     pub model: String,
-    /// The version of the model: the first 12 hexadecimal digits of the SHA-256 of its file.
+    /// The version of the model: the first 12 hexadecimal digits of the SHA-256 of its file, or of the names and hashes of
+    /// all its files if it has several. `bundled` for the bundled model.
     #[serde(default)]
     pub model_version: String,
     /// The name of the replica that answered.

@@ -1,12 +1,8 @@
 //! Decodes the first frame of GIF files to RGB, with the same pixels as Pillow. The crate `gif` decodes the frame to
 //! indices of colours.
 
-use super::{Error, ImageLimits, Picture, Pixels, check_size};
+use super::{Error, ImageLimits, Picture, Pixels, check_empty, check_size};
 use gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, MemoryLimit};
-
-/// Most pixels of an image that its first frame does not cover. They have one colour, so they take memory and time without
-/// any data.
-const MAX_EMPTY_PIXELS: u64 = 1 << 24;
 
 /// Bytes for the decoder's tables and its buffer.
 const OTHER_BYTES: u64 = 1 << 20;
@@ -30,10 +26,7 @@ pub(super) fn read(file: &[u8], limits: ImageLimits) -> Result<Box<dyn Picture +
     let height = screen.1.max(u32::from(frame.top) + u32::from(frame.height));
     let size = check_size(limits, width.into(), height.into())?;
     let frame_pixels = u64::from(frame.width) * u64::from(frame.height);
-    let limit = frame_pixels + MAX_EMPTY_PIXELS;
-    if u64::from(width) * u64::from(height) > limit {
-        return Err(Error::TooManyPixels { width: width.into(), height: height.into(), limit });
-    }
+    check_empty(size, frame_pixels)?;
     Ok(Box::new(GifFile { file, size, frame_pixels }))
 }
 

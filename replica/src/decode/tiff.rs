@@ -16,6 +16,17 @@ use tiff::{ColorType, TiffError, TiffFormatError};
 /// anything.
 const MAX_CHUNK_BYTES: u64 = 48 << 20;
 
+/// Most bytes of all strips or tiles together after decompression: this number for each byte of the RGB image, and
+/// [`OTHER_WORK`]. All tiles may lie at the same place of the file, and tiles may be wider than the image. So a small file
+/// could ask for any number of bytes.
+const MOST_WORK: u64 = 8;
+
+/// See [`MOST_WORK`].
+const OTHER_WORK: u64 = 16 << 20;
+
+/// The number of bytes that decompress in the time that a strip or tile takes even if it is empty.
+const CHUNK_WORK: u64 = 1 << 10;
+
 /// Bytes for tags and other state.
 const OTHER_BYTES: u64 = 1 << 20;
 
@@ -70,6 +81,16 @@ pub(super) fn read(file: &[u8], limits: ImageLimits) -> Result<Box<dyn Picture +
         let reason = format!("a strip or tile of {chunk_bytes} bytes is too large; save the file with smaller strips");
         return Err(corrupt(if is_compressed { reason } else { CUT.into() }));
     }
+    let planes = if conversion.planar { 3 } else { 1 };
+    let chunks = u64::from(width.div_ceil(columns)) * u64::from(height.div_ceil(rows)) * planes;
+    let work = chunks.saturating_mul(chunk_bytes.saturating_add(CHUNK_WORK));
+    if work > MOST_WORK * 3 * u64::from(width) * u64::from(height) + OTHER_WORK {
+        let reason = format!(
+            "{chunks} strips or tiles of {chunk_bytes} bytes are too many for {width}x{height} pixels; save the file \
+             with one strip"
+        );
+        return Err(corrupt(reason));
+    }
     let orientation: Option<u16> = decoder.find_tag_unsigned(Tag::Orientation).map_err(decoding_error)?;
     let orientation = orientation.and_then(Orientation::new);
     Ok(Box::new(TiffFile { file, width, height, chunk_bytes, conversion, orientation }))
@@ -99,14 +120,16 @@ impl Picture for TiffFile<'_> {
         for plane in 0..planes {
             for chunk in 0..across * down {
                 let index = plane * across * down + chunk;
-                let (chunk_width, chunk_height) = decoder.chunk_data_dimensions(index);
+                // The crate leaves out the padding of the last row of tiles in the first plane only.
+                let (_, stored_height) = decoder.chunk_data_dimensions(index);
+                let (chunk_width, chunk_height) = decoder.chunk_data_dimensions(chunk);
                 let samples = match decoder.read_chunk(index).map_err(decoding_error)? {
                     DecodingResult::U8(samples) => samples,
                     // The high byte of each sample is used, and the low byte for grey.
                     DecodingResult::U16(samples) => samples.iter().flat_map(|sample| sample.to_be_bytes()).collect(),
                     _ => return Err(corrupt("samples that are no natural numbers of up to 16 bits are not supported")),
                 };
-                let row_bytes = samples.len() / (chunk_height as usize).max(1);
+                let row_bytes = samples.len() / (stored_height as usize).max(1);
                 let (left, top) = ((chunk % across * columns) as usize, (chunk / across * rows) as usize);
                 for y in 0..chunk_height as usize {
                     let place = &mut rgb[3 * ((top + y) * width + left)..][..3 * chunk_width as usize];

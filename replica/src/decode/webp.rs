@@ -3,7 +3,7 @@
 
 mod container;
 
-use super::{Error, ImageLimits, Picture, Pixels, check_size};
+use super::{Error, ImageLimits, Picture, Pixels, check_empty, check_size};
 use container::{CUT, Coded, Frame, first_frame};
 use image_webp::{DecodingError, WebPDecoder};
 use std::io::Cursor;
@@ -20,7 +20,8 @@ const OTHER_BYTES: u64 = 1 << 20;
 /// Reads the headers of a WebP file.
 pub(super) fn read(file: &[u8], limits: ImageLimits) -> Result<Box<dyn Picture + '_>, Error> {
     let frame = first_frame(file).map_err(corrupt)?;
-    check_size(limits, frame.canvas.0.into(), frame.canvas.1.into())?;
+    let canvas = check_size(limits, frame.canvas.0.into(), frame.canvas.1.into())?;
+    check_empty(canvas, u64::from(frame.size.0) * u64::from(frame.size.1))?;
     Ok(Box::new(frame))
 }
 

@@ -18,6 +18,12 @@ const ALPHA: u8 = 0x10;
 /// The bits in the extended header that belong to no flag.
 const UNKNOWN_FLAGS: u8 = 0xc1;
 
+/// Most chunks of a file. Each takes memory before any is reserved for the image. The animation frames of a file take two
+/// or three chunks each, and only the first frame is decoded.
+const MAX_CHUNKS: usize = 10_000;
+
+/// The reason in the error message for a file with more than [`MAX_CHUNKS`] chunks.
+const TOO_MANY_CHUNKS: &str = "it has more than 10000 chunks; save its first frame alone";
 /// The reason in the error message for a file that ends too early.
 pub(super) const CUT: &str = "the file is shorter than its header says, so it was cut short";
 /// The reason in the error message for chunks that do not fit each other.
@@ -83,6 +89,9 @@ pub(super) fn first_frame(file: &[u8]) -> Result<Frame<'_>, &'static str> {
 fn chunks(mut bytes: &[u8]) -> Result<Vec<Chunk<'_>>, &'static str> {
     let mut chunks = Vec::new();
     while !bytes.is_empty() {
+        if chunks.len() == MAX_CHUNKS {
+            return Err(TOO_MANY_CHUNKS);
+        }
         let (name, rest) = bytes.split_first_chunk::<4>().ok_or(MALFORMED)?;
         let (length, rest) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
         let length = u32::from_le_bytes(*length) as usize;
@@ -105,7 +114,14 @@ fn extended<'file>(
     if chunks.iter().any(|(name, _)| *name == b"VP8X") {
         return Err(MALFORMED);
     }
+    // Whether the chunk belongs to an animation frame, whose chunks follow each other.
+    let mut in_frame = false;
     for (index, (name, content)) in chunks.iter().enumerate() {
+        in_frame = match *name {
+            b"ANMF" => true,
+            b"ALPH" | b"VP8 " | b"VP8L" => in_frame,
+            _ => false,
+        };
         let (offset, found) = match (*name, *content) {
             (b"ANMF", [x0, x1, x2, y0, y1, y2, ..]) => {
                 let even = |low: u8, middle: u8, high: u8| 2 * u32::from_le_bytes([low, middle, high, 0]);
@@ -113,9 +129,7 @@ fn extended<'file>(
                 // Without the flag, a frame of an animation is ignored.
                 ((even(*x0, *x1, *x2), even(*y0, *y1, *y2)), frame.filter(|_| is_animation))
             }
-            (b"ALPH" | b"VP8 " | b"VP8L", _) if !in_animation_frame(chunks, index) => {
-                ((0, 0), still(&chunks[index..], has_alpha)?)
-            }
+            (b"ALPH" | b"VP8 " | b"VP8L", _) if !in_frame => ((0, 0), still(&chunks[index..], has_alpha)?),
             _ => continue,
         };
         let Some((size, coded)) = found else { continue };
@@ -129,12 +143,6 @@ fn extended<'file>(
         return Ok(Frame { canvas, offset, size, coded, exif: None });
     }
     Err("it has no image")
-}
-
-/// Whether the chunk `index`, which has coded pixels or alpha, belongs to an animation frame.
-fn in_animation_frame(chunks: &[Chunk<'_>], index: usize) -> bool {
-    let before = chunks[..index].iter().rev().find(|(name, _)| !matches!(*name, b"ALPH" | b"VP8 " | b"VP8L"));
-    matches!(before, Some((b"ANMF", _)))
 }
 
 /// The size and the coded pixels of an image whose chunks are the first of `chunks`: at most one of alpha, before at most
@@ -213,6 +221,32 @@ mod tests {
         ] {
             let frame = first_frame(&file).expect("a frame");
             assert_eq!((frame.canvas, frame.offset, frame.coded), (canvas, offset, coded));
+        }
+    }
+
+    #[test]
+    fn a_file_may_have_as_many_chunks_as_the_limit_says() {
+        let file = |count: usize| {
+            let others = vec![chunk(b"abcd", b""); count - 2];
+            file(&[&[extended_header(0, 16383, 2)][..], &others, &[chunk(b"VP8 ", &LOSSY)]].concat())
+        };
+        assert!(first_frame(&file(MAX_CHUNKS)).is_ok());
+        assert_eq!(first_frame(&file(MAX_CHUNKS + 1)), Err(TOO_MANY_CHUNKS));
+        assert!(TOO_MANY_CHUNKS.contains(&MAX_CHUNKS.to_string()));
+    }
+
+    #[test]
+    fn the_chunks_of_an_animation_frame_are_no_image_of_their_own() {
+        let (frame, pixels) = (chunk(b"ANMF", &[0; 16]), chunk(b"VP8 ", &LOSSY));
+        let (alpha, other) = (chunk(b"ALPH", &[0, 1]), chunk(b"abcd", b""));
+        for (chunks, expected) in [
+            (&[&frame, &alpha, &alpha, &pixels][..], false),
+            (&[&frame, &other, &pixels], true),
+            (&[&frame, &other, &alpha, &pixels], true),
+        ] {
+            let chunks: Vec<Vec<u8>> = chunks.iter().map(|chunk| (*chunk).clone()).collect();
+            let file = file(&[&[extended_header(0, 16383, 2)][..], &chunks].concat());
+            assert_eq!(first_frame(&file).is_ok(), expected, "{chunks:?}");
         }
     }
 
