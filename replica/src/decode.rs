@@ -107,6 +107,8 @@ pub enum Error {
 trait Picture {
     /// See [`Image::memory_bytes`].
     fn memory_bytes(&self) -> u64;
+    /// The number of columns and rows.
+    fn dimensions(&self) -> (u32, u32);
     /// The EXIF metadata.
     fn exif(&self) -> Option<&[u8]>;
     /// Decodes the pixels as they are stored.
@@ -119,6 +121,8 @@ pub struct Image<'file> {
     picture: Box<dyn Picture + 'file>,
     /// The orientation to apply, if it changes anything.
     orientation: Option<Orientation>,
+    /// The number of bytes of the file.
+    file_bytes: u64,
 }
 
 impl<'file> Image<'file> {
@@ -140,7 +144,7 @@ impl<'file> Image<'file> {
         };
         let picture = caught(format, || reader(file, limits))?;
         let orientation = picture.exif().filter(|_| limits.orient).and_then(Orientation::of_exif);
-        let image = Self { format, picture, orientation };
+        let image = Self { format, picture, orientation, file_bytes: file.len() as u64 };
         let (bytes, limit) = (image.memory_bytes(), limits.memory_bytes);
         if bytes > limit {
             return Err(Error::TooMuchMemory { bytes, limit });
@@ -152,8 +156,13 @@ impl<'file> Image<'file> {
     /// memory is used only as far as pixels arrive.
     pub fn memory_bytes(&self) -> u64 {
         let decoding = self.picture.memory_bytes();
-        // Decoding takes at least the three bytes of each pixel, and turning takes those twice.
-        if self.orientation.is_some() { 2 * decoding } else { decoding }
+        if self.orientation.is_none() {
+            return decoding;
+        }
+        // The rest of the memory for decoding is free again before the image is turned. Turning takes the three bytes of
+        // each pixel twice. Some formats keep a copy of the file.
+        let (width, height) = self.picture.dimensions();
+        decoding.max(6 * u64::from(width) * u64::from(height) + self.file_bytes)
     }
 
     /// Decodes the image, or the first frame of an animation. As in Pillow's `convert("RGB")`, alpha is dropped, grey

@@ -148,7 +148,7 @@ impl ReplicaHandler {
             let answer = describe(classification, query.top_k, replica, queued_ms, time_here);
             respond::json(StatusCode::OK, &answer)
         };
-        written(numbers, answer).await
+        written(numbers, deadline, answer).await
     }
 
     /// Checks the head of a request and takes a slot for it.
@@ -250,16 +250,25 @@ const MOST_NUMBERS: usize = 4096;
 /// the sockets goes on.
 ///
 /// # Errors
-/// If `make` panics (status 500).
+/// If `make` panics (status 500), or has not ended at `deadline` (504), since that thread may have long bodies to parse.
 pub(crate) async fn written<T: Send + 'static>(
     numbers: usize,
+    deadline: Instant,
     make: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RequestError> {
     if numbers <= MOST_NUMBERS {
         return Ok(make());
     }
+    let mut writing = tokio::task::spawn_blocking(make);
     let failed = |error| RequestError::new(Code::Internal, format!("write the answer: {error}"));
-    tokio::task::spawn_blocking(make).await.map_err(failed)
+    match tokio::time::timeout_at(deadline.into(), &mut writing).await {
+        Ok(answer) => answer.map_err(failed),
+        Err(_elapsed) => {
+            // Otherwise an answer that has not begun would take the thread's time although no client waits for it.
+            writing.abort();
+            Err(RequestError::new(Code::DeadlineExceeded, "the deadline passed before the answer was written"))
+        }
+    }
 }
 
 /// The error for a request that finds too few free slots.
@@ -337,5 +346,25 @@ mod tests {
         assert_eq!(without_panic(async { 7 }).await, Ok(7));
         let failed: Result<u8, RequestError> = without_panic(async { panic!("a fault of this test") }).await;
         assert_eq!(failed.expect_err("it panicked").code, Code::Internal);
+    }
+
+    #[test]
+    fn a_long_answer_behind_other_work_is_refused_at_the_deadline() {
+        // As in the server, one thread does all blocking work.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(1).build().expect("a runtime");
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        runtime.block_on(async {
+            let parsing = tokio::task::spawn_blocking(move || gate.recv());
+            let (short, near) = (Duration::from_millis(50), Instant::now() + Duration::from_millis(50));
+            let late = tokio::time::timeout(100 * short, written(MOST_NUMBERS + 1, near, || 1)).await;
+            let fault = late.expect("the deadline has passed").expect_err("the thread is busy");
+            assert_eq!(fault.code, Code::DeadlineExceeded);
+            assert_eq!(written(MOST_NUMBERS, near, || 1).await.ok(), Some(1), "a short answer needs no thread");
+            open.send(()).expect("the thread waits");
+            parsing.await.expect("no panic").expect("a message");
+            let far = Instant::now() + Duration::from_secs(60);
+            assert_eq!(written(MOST_NUMBERS + 1, far, || 1).await.ok(), Some(1));
+        });
     }
 }

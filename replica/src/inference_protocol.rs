@@ -198,7 +198,7 @@ async fn compute(
         let (ServedModel { name, version, labels, .. }, id) = (&*model, id.as_deref());
         InferenceResponse { model: name, version, id, outputs: &outputs, rows: &rows, labels }.encode()
     };
-    Ok(reply(written(numbers, encode).await?))
+    Ok(reply(written(numbers, deadline, encode).await?))
 }
 
 /// Classifies the images of a request. `slots` has one slot for each image. Returns the logits of each image.

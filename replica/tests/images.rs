@@ -276,6 +276,25 @@ fn tiles_of_each_colour_may_be_larger_than_the_image() {
     assert_eq!(pixels.rgb, [[10, 20, 30].repeat(16 * 16), [11, 21, 31].repeat(16)].concat());
 }
 
+#[test]
+fn a_turned_image_takes_six_bytes_for_each_pixel_or_those_of_decoding_if_they_are_more() {
+    // The chunk says that the picture is turned by a quarter.
+    let checked = b"eXIfII\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let length = checked.len() as u32 - 4;
+    let chunk = [&length.to_be_bytes()[..], checked, &crc32fast::hash(checked).to_be_bytes()].concat();
+    let mut large = png_of_zeros(2000, 1000);
+    large.splice(33..33, chunk);
+    for (file, pixels, is_more) in [(large, 2_000_000, true), (file("oriented/6.webp"), 1, false)] {
+        let bytes = |orient: bool| {
+            let limits = ImageLimits { orient, ..ImageLimits::default() };
+            Image::read(&file, limits).expect("an image").memory_bytes()
+        };
+        let expected = if is_more { 6 * pixels + file.len() as u64 } else { bytes(false) };
+        assert_eq!(bytes(true), expected);
+        assert_eq!(bytes(true) > bytes(false), is_more);
+    }
+}
+
 /// A progressive JPEG of one component, with `side` by `side` pixels and `scans` scans without data.
 fn many_scans(scans: usize, side: u16) -> Vec<u8> {
     let [high, low] = side.to_be_bytes();

@@ -210,6 +210,10 @@ impl Picture for BmpFile<'_> {
         bytes * u64::from(self.width) * u64::from(self.height) + (1 << 20)
     }
 
+    fn dimensions(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
     fn exif(&self) -> Option<&[u8]> {
         None
     }

@@ -36,6 +36,10 @@ impl Picture for GifFile<'_> {
         3 * u64::from(self.size.0) * u64::from(self.size.1) + self.frame_pixels + OTHER_BYTES
     }
 
+    fn dimensions(&self) -> (u32, u32) {
+        self.size
+    }
+
     fn exif(&self) -> Option<&[u8]> {
         None
     }

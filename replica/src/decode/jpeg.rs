@@ -14,6 +14,11 @@ impl Picture for JpegFile<'_> {
         self.memory_bytes()
     }
 
+    fn dimensions(&self) -> (u32, u32) {
+        let (width, height) = self.size();
+        (width.into(), height.into())
+    }
+
     fn exif(&self) -> Option<&[u8]> {
         self.exif()
     }

@@ -53,6 +53,10 @@ impl Picture for PngFile<'_> {
         images * rgb + (self.file.len() + self.most_row_bytes()) as u64
     }
 
+    fn dimensions(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
     fn exif(&self) -> Option<&[u8]> {
         self.exif
     }

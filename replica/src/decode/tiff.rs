@@ -106,6 +106,10 @@ impl Picture for TiffFile<'_> {
             + OTHER_BYTES
     }
 
+    fn dimensions(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
     fn exif(&self) -> Option<&[u8]> {
         None
     }

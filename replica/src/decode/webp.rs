@@ -42,6 +42,10 @@ impl Picture for Frame<'_> {
             + OTHER_BYTES
     }
 
+    fn dimensions(&self) -> (u32, u32) {
+        self.canvas
+    }
+
     fn exif(&self) -> Option<&[u8]> {
         self.exif
     }

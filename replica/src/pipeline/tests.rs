@@ -211,6 +211,54 @@ async fn logits_that_are_not_finite_are_an_error_of_the_model_or_of_its_input() 
 }
 
 #[tokio::test]
+async fn an_embedding_that_is_not_finite_fails_only_the_request_that_asks_for_it() {
+    #[derive(Clone)]
+    struct Infinite(Gated);
+    impl Model for Infinite {
+        fn logits(&mut self, images: &[Input]) -> Result<Vec<Vec<f32>>, InferenceError> {
+            self.0.logits(images)
+        }
+
+        fn logits_and_embeddings(&mut self, images: &[Input]) -> Result<Vec<Outputs>, InferenceError> {
+            Ok(images.iter().map(|_| (vec![1.0], vec![0.5, f32::INFINITY])).collect())
+        }
+    }
+    impl CreateModel for Infinite {
+        fn create(&self) -> Result<Box<dyn Model>, InferenceError> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+    let (open, gate) = bounded(8);
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let mut loaded = served(Infinite(Gated { gate, batches: batches.clone() }), Transform::IMAGENET);
+    loaded.model.has_embeddings = true;
+    let (pipeline, _errors) =
+        Pipeline::start(sizes(3, 2), ImageLimits::default(), || Ok(loaded), |_| {}).expect("the thread starts");
+    let spawn = |wants_embedding| {
+        let (pipeline, far) = (pipeline.clone(), Instant::now() + Duration::from_secs(600));
+        let slot = Slots::new(1).take(SlotClient::default(), 1).expect("a free slot");
+        let tensor = Image::Tensor(vec![0.5; Transform::IMAGENET.input_length()]);
+        let request = ImageRequest { wants_embedding, ..request(tensor, far, slot) };
+        tokio::spawn(async move { pipeline.classify(request).await.map(|found| found.embedding) })
+    };
+    let first = spawn(false);
+    while batches.lock().expect("no test panics here").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // While the model holds the first image, two more arrive, which share a pass.
+    let (with, without) = (spawn(true), spawn(false));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..2 {
+        open.send(()).expect("the model waits");
+    }
+    assert_eq!(first.await.expect("no panic").ok(), Some(None));
+    assert_eq!(without.await.expect("no panic").ok(), Some(None));
+    let fault = with.await.expect("no panic").expect_err("infinity is no answer");
+    assert!(fault.code == Code::Internal && fault.message.contains("the embedding of the model is not"), "{fault}");
+    assert_eq!(*batches.lock().expect("no test panics here"), [1], "two images shared a pass with embeddings");
+}
+
+#[tokio::test]
 async fn a_bad_image_fails_only_its_own_request() {
     let (open, gate) = bounded(1);
     let model = Gated { gate, batches: Arc::default() };

@@ -82,8 +82,8 @@ fn infer(model: &mut dyn Model, served: &Arc<ServedModel>, batch: Vec<WorkItem<I
             for (((mut times, wants_embedding, responder), (logits, embedding)), input) in answers {
                 times.inference = inference;
                 metrics::stage(Stage::Queue).record(times.batch);
-                let checked = check_finite(&logits, &embedding, input, &served.transform);
                 let embedding = wants_embedding.then_some(embedding);
+                let checked = check_finite(&logits, embedding.as_deref(), input, &served.transform);
                 responder.send(checked.map(|()| Classification { logits, embedding, times, model: served.clone() }));
             }
         }
@@ -101,23 +101,33 @@ fn infer(model: &mut dyn Model, served: &Arc<ServedModel>, batch: Vec<WorkItem<I
 /// as any number that the transform makes of a picture. Clients that normalise in another way stay far below.
 const MOST_TIMES_A_PICTURE: f32 = 1e3;
 
-/// Checks that the logits and the embedding of `input` are finite numbers. JSON has no others, and no softmax can be
-/// computed from them.
+/// Checks that the logits of `input`, and the embedding if the request asks for it, are finite numbers. JSON has no others,
+/// and no softmax can be computed from them.
 ///
 /// # Errors
 /// If the client sent numbers that are too large for any model (status 400), or else the model is broken (500).
-fn check_finite(logits: &[f32], embedding: &[f32], input: &[f32], transform: &Transform) -> Result<(), RequestError> {
-    if logits.iter().chain(embedding).all(|number| number.is_finite()) {
-        return Ok(());
-    }
+fn check_finite(
+    logits: &[f32],
+    embedding: Option<&[f32]>,
+    input: &[f32],
+    transform: &Transform,
+) -> Result<(), RequestError> {
+    let is_finite = |numbers: &[f32]| numbers.iter().all(|number| number.is_finite());
+    let outputs = match (is_finite(logits), embedding.is_none_or(is_finite)) {
+        (true, true) => return Ok(()),
+        (false, _) => "logits",
+        (true, false) => "embedding",
+    };
     let most = MOST_TIMES_A_PICTURE * transform.largest_input();
     if input.iter().any(|number| number.abs() > most) {
         let message = "its numbers are too large for the model; send normalised numbers";
         return Err(RequestError::new(Code::BadRequest, message));
     }
     metrics::not_finite().increment(1);
-    let message =
-        "the logits of the model are not finite numbers; its weights, or their precision, do not suit this image";
+    let message = format!(
+        "the {outputs} of the model {} not finite; its weights, or their precision, do not suit this image",
+        if outputs == "logits" { "are" } else { "is" }
+    );
     tracing::error!("{message}");
     Err(RequestError::new(Code::Internal, message))
 }
