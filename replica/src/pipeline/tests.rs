@@ -254,7 +254,7 @@ async fn an_embedding_that_is_not_finite_fails_only_the_request_that_asks_for_it
     assert_eq!(first.await.expect("no panic").ok(), Some(None));
     assert_eq!(without.await.expect("no panic").ok(), Some(None));
     let fault = with.await.expect("no panic").expect_err("infinity is no answer");
-    assert!(fault.code == Code::Internal && fault.message.contains("the embedding of the model is not"), "{fault}");
+    assert!(fault.code == Code::Internal && fault.message.contains("the embeddings of the model are not"), "{fault}");
     assert_eq!(*batches.lock().expect("no test panics here"), [1], "two images shared a pass with embeddings");
 }
 

@@ -116,7 +116,7 @@ fn check_finite(
     let outputs = match (is_finite(logits), embedding.is_none_or(is_finite)) {
         (true, true) => return Ok(()),
         (false, _) => "logits",
-        (true, false) => "embedding",
+        (true, false) => "embeddings",
     };
     let most = MOST_TIMES_A_PICTURE * transform.largest_input();
     if input.iter().any(|number| number.abs() > most) {
@@ -125,8 +125,7 @@ fn check_finite(
     }
     metrics::not_finite().increment(1);
     let message = format!(
-        "the {outputs} of the model {} not finite; its weights, or their precision, do not suit this image",
-        if outputs == "logits" { "are" } else { "is" }
+        "the {outputs} of the model are not finite numbers; its weights, or their precision, do not suit this image"
     );
     tracing::error!("{message}");
     Err(RequestError::new(Code::Internal, message))
