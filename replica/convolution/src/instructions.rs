@@ -51,6 +51,7 @@ impl Instructions {
     }
 
     /// Whether the process may use all sets that the processor has, and the matrix unit.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_unrestricted() -> bool {
         MOST.get().is_none()
     }
