@@ -1,11 +1,14 @@
 //! Compares the results of every algorithm with the definition of a convolution, for many sizes and for every set of
 //! instructions that this processor has.
 
+mod threads;
+
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
 use convolution::{BatchShape, CurrentThread, Epilogue, Executor, Geometry, Instructions, Nonlinearity};
 use proptest::prelude::*;
+use threads::Threads;
 
 /// The only geometry that Winograd's filtering can compute.
 const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
@@ -37,23 +40,6 @@ impl Algorithm {
         // which is left out, is 2⁻¹⁶ at most.
         algorithms.extend(TileUnit::available().into_iter().map(|unit| (Self::Amx(unit), 4.6e-5)));
         algorithms
-    }
-}
-
-/// Runs each part on a thread of its own.
-struct Threads(usize);
-
-impl Executor for Threads {
-    fn parts(&self) -> usize {
-        self.0
-    }
-
-    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        std::thread::scope(|scope| {
-            for part in 0..parts {
-                scope.spawn(move || work(part));
-            }
-        });
     }
 }
 

@@ -1,26 +1,12 @@
 //! Compares convolutions, poolings and the classifier in 8-bit integers with their definitions, byte by byte, for many
 //! sizes and for every set of instructions that this processor has.
 
+mod threads;
+
 use convolution::int8::{self, Bytes, Int8Classifier, Int8Filter, Int8Instructions, PictureLevels, Residual, padded};
 use convolution::{BatchShape, CurrentThread, Executor, Geometry};
 use proptest::prelude::*;
-
-/// Runs each part on a thread of its own.
-struct Threads(usize);
-
-impl Executor for Threads {
-    fn parts(&self) -> usize {
-        self.0
-    }
-
-    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        std::thread::scope(|scope| {
-            for part in 0..parts {
-                scope.spawn(move || work(part));
-            }
-        });
-    }
-}
+use threads::Threads;
 
 /// One convolution with its data.
 struct Case {
