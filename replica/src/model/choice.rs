@@ -11,7 +11,9 @@ use super::stopwatch::Stopwatch;
 use super::tuning::{LAST_SWITCH, tune};
 use super::{InferenceError, Input, Model, warm_up};
 use convolution::amx::TileUnit;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 /// The largest accepted difference from the reference's logits, as a share of the largest logit. Winograd's filtering
@@ -73,20 +75,62 @@ pub(super) fn choose(
     kernel: KernelChoice,
     limits: PassLimits,
 ) -> Result<Choice, InferenceError> {
-    let comparison = EngineComparison::new(network, limits)?;
+    let has_groups = network.layers().any(|layer| layer.groups > 1);
+    if kernel == KernelChoice::Winograd && has_groups {
+        return Err(InferenceError::new(
+            "--kernel winograd: only libtorch computes convolutions with groups (ResNeXt); give --kernel auto",
+        ));
+    }
+    let matrix_unit = match kernel {
+        KernelChoice::Auto if TileUnit::Amx.is_available() => MatrixUnit::Use,
+        _ => MatrixUnit::Avoid,
+    };
+    let tunes = kernel != KernelChoice::Libtorch && !has_groups;
+    let (comparison, plan) = side_by_side(
+        limits.threads,
+        || EngineComparison::new(network, limits),
+        || tunes.then(|| tune(network, limits, matrix_unit)).transpose(),
+    )?;
+    let own = plan.map(|plan| comparison.check(plan, matrix_unit)).transpose()?;
     match kernel {
         KernelChoice::Libtorch => Ok(Choice::Libtorch(comparison.libtorch(MemoryFormat::ChannelsLast)?)),
-        KernelChoice::Winograd if comparison.has_groups() => Err(InferenceError::new(
-            "--kernel winograd: only libtorch computes convolutions with groups (ResNeXt); give --kernel auto",
-        )),
-        KernelChoice::Winograd => match comparison.own(MatrixUnit::Avoid)? {
-            OwnKernels { agrees: true, plan, .. } => Ok(Choice::Fused(plan)),
+        KernelChoice::Winograd => match own {
+            Some(OwnKernels { agrees: true, plan, .. }) => Ok(Choice::Fused(plan)),
             _ => Err(InferenceError::new(
                 "--kernel winograd: the logits differ from libtorch's on this machine; give --kernel auto",
             )),
         },
-        KernelChoice::Auto => comparison.fastest(),
+        KernelChoice::Auto => {
+            let own = match own {
+                Some(own) if !own.agrees && matrix_unit == MatrixUnit::Use => {
+                    Some(comparison.check(tune(network, limits, MatrixUnit::Avoid)?, MatrixUnit::Avoid)?)
+                }
+                own => own,
+            };
+            comparison.fastest(own.filter(|own| own.agrees))
+        }
     }
+}
+
+/// The results of `first` and `second`. If passes have one thread, both run at the same time, and a start takes about as
+/// long as the longer one. Passes of several threads would compete for the processor's cores, and would be timed wrong.
+///
+/// # Errors
+/// If one of them fails, or the operating system refuses a thread.
+fn side_by_side<A: Send, B>(
+    threads: usize,
+    first: impl FnOnce() -> Result<A, InferenceError> + Send,
+    second: impl FnOnce() -> Result<B, InferenceError>,
+) -> Result<(A, B), InferenceError> {
+    if threads > 1 {
+        return Ok((first()?, second()?));
+    }
+    thread::scope(|scope| {
+        let first = thread::Builder::new().name("reference".into()).spawn_scoped(scope, first);
+        let first = first.map_err(|error| InferenceError::new(format!("start a thread for the reference: {error}")))?;
+        let second = second();
+        Ok((first.join().unwrap_or_else(|panic| resume_unwind(panic))?, second?))
+    })
 }
 
 /// A network, the pictures on which engines are compared, and the reference's logits for these pictures.
@@ -128,9 +172,8 @@ impl<'a> EngineComparison<'a> {
         &self.pictures[..self.pictures.len().min(self.limits.max_batch)]
     }
 
-    /// The fastest engine whose logits agree with the reference's.
-    fn fastest(&self) -> Result<Choice, InferenceError> {
-        let own = if self.has_groups() { None } else { Some(self.best_own()?).filter(|own| own.agrees) };
+    /// The fastest engine whose logits agree with the reference's, among libtorch's and `own`.
+    fn fastest(&self, own: Option<OwnKernels>) -> Result<Choice, InferenceError> {
         if let Some(own) = &own
             && own.time * MAX_LIBTORCH_SPEEDUP < self.reference_time
         {
@@ -163,39 +206,29 @@ impl<'a> EngineComparison<'a> {
         Ok(choice)
     }
 
-    /// Whether a convolution has groups, which this project's convolutions do not compute.
-    fn has_groups(&self) -> bool {
-        self.network.layers().any(|layer| layer.groups > 1)
-    }
-
-    /// This project's convolutions: with the matrix unit if there is one and its logits agree with the reference's,
-    /// otherwise without.
-    fn best_own(&self) -> Result<OwnKernels, InferenceError> {
-        if TileUnit::Amx.is_available() {
-            let own = self.own(MatrixUnit::Use)?;
-            if own.agrees {
-                return Ok(own);
-            }
-        }
-        self.own(MatrixUnit::Avoid)
-    }
-
-    fn own(&self, matrix_unit: MatrixUnit) -> Result<OwnKernels, InferenceError> {
-        let plan = Arc::new(tune(self.network, self.limits, matrix_unit)?);
-        let mut model = FusedModel::new(plan.clone(), self.limits.side, self.limits.threads)?;
+    /// Compares the logits of this project's convolutions with the reference's, and times them.
+    fn check(&self, plan: NetworkPlan, matrix_unit: MatrixUnit) -> Result<OwnKernels, InferenceError> {
+        let plan = Arc::new(plan);
+        let PassLimits { side, max_batch, threads } = self.limits;
+        let mut model = FusedModel::new(plan.clone(), side, threads)?;
         let tolerance = match matrix_unit {
             MatrixUnit::Use => TOLERANCE_OF_AMX,
             MatrixUnit::Avoid => TOLERANCE,
         };
-        let singly = self.pictures.iter().map(|picture| Ok(model.logits(std::slice::from_ref(picture))?.remove(0)));
-        let mut agrees = self.agrees("own kernels", &singly.collect::<Result<Vec<_>, InferenceError>>()?, tolerance);
-        if self.limits.max_batch > 1 {
+        let (mut logits, mut time) = (Vec::new(), Duration::MAX);
+        for picture in &self.pictures {
+            let (row, elapsed) = timed(&mut model, std::slice::from_ref(picture), 1, threads)?;
+            logits.extend(row);
+            time = time.min(elapsed);
+        }
+        let mut agrees = self.agrees("own kernels", &logits, tolerance);
+        if max_batch > 1 {
             // A batch may be computed by other algorithms than one image.
-            let count = self.limits.max_batch.min(LAST_SWITCH);
+            let count = max_batch.min(LAST_SWITCH);
             let repeated: Vec<Input> = self.pictures.iter().cycle().take(count).cloned().collect();
             agrees &= self.agrees("own kernels", &model.logits(&repeated)?, tolerance);
+            time = timed(&mut model, self.timed_pictures(), TRIES, threads)?.1;
         }
-        let (_, time) = timed(&mut model, self.timed_pictures(), TRIES, self.limits.threads)?;
         Ok(OwnKernels { plan, time, agrees })
     }
 

@@ -8,7 +8,7 @@ use super::network::{Engine, Network};
 use super::stopwatch::Stopwatch;
 use super::{InferenceError, Input, warm_up};
 use convolution::{Geometry, Instructions, Nonlinearity};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Number of timed passes, of which the fastest counts. Other load on the machine only makes a pass slower.
@@ -37,13 +37,19 @@ struct LayerSizes {
     geometry: Geometry,
 }
 
-/// A layer with a packed filter for each kernel variant: one or two.
-struct Candidates {
+/// A layer with the filter of its default algorithm. If there is another algorithm, the first layer of each size has that
+/// filter too, and both are measured there. Other layers get it only if it is chosen: writing the memory of a filter takes
+/// longer than a pass.
+struct Candidates<'a> {
+    layer: &'a FoldedConvolution,
     sizes: LayerSizes,
-    filters: Vec<PackedFilter>,
+    /// One or two. The first is the default.
+    algorithms: &'static [Algorithm],
+    default: PackedFilter,
+    other: Option<PackedFilter>,
 }
 
-/// For the layers of each size, the least time that one of them took with each kernel variant, in seconds for all
+/// For each size that has two algorithms, the least time that its first layer took with each of them, in seconds for all
 /// images together.
 type Seconds = HashMap<LayerSizes, [f64; VARIANTS]>;
 
@@ -59,14 +65,33 @@ pub(super) fn tune(
     let PassLimits { side, max_batch, threads } = limits;
     let mut engine = FusedEngine::new(threads)?;
     let instructions = engine.instructions;
-    let candidates = network.each_ref().map(|layer| Candidates::new(layer, max_batch, matrix_unit, instructions));
+    let mut seen = HashSet::new();
+    let candidates = network.each_ref().map(|layer| {
+        let sizes = LayerSizes { inputs: layer.inputs, outputs: layer.bias.len(), geometry: layer.geometry };
+        let algorithms = Algorithm::candidates(layer, max_batch, matrix_unit);
+        let pack = |algorithm: &Algorithm| PackedFilter::new(layer, *algorithm, instructions);
+        let other = algorithms.get(1).filter(|_| seen.insert(sizes)).map(pack);
+        Candidates { layer, sizes, algorithms, default: pack(&algorithms[0]), other }
+    });
     let for_one = measure(&candidates, &mut engine, 1, side)?;
     let measured = max_batch.min(MEASURED_BATCH);
     let for_batch = match measured {
         1 => for_one.clone(),
         _ => measure(&candidates, &mut engine, measured, side)?,
     };
-    let network = candidates.map(|candidates| candidates.select(&for_one, &for_batch, max_batch));
+    let chosen: HashMap<LayerSizes, Fastest> = for_one
+        .iter()
+        .map(|(&sizes, one)| {
+            let cost = |variant: usize| LinearCost::through(one[variant], for_batch[&sizes][variant], measured);
+            let fastest = fastest(cost(0), cost(1), max_batch);
+            tracing::debug!(?sizes, ?fastest, default = ?cost(0), other = ?cost(1), "chose the algorithm of a layer");
+            (sizes, fastest)
+        })
+        .collect();
+    let network = candidates.map(|candidates| {
+        let fastest = chosen.get(&candidates.sizes).copied();
+        candidates.select(fastest, instructions)
+    });
     let mut plan = NetworkPlan { network, batched_from: 0 };
     if max_batch > 1 {
         plan.batched_from = tune_batched_from(&mut plan, &mut engine, &warm_up::images(measured, side), side)?;
@@ -74,55 +99,37 @@ pub(super) fn tune(
     Ok(plan)
 }
 
-impl Candidates {
-    fn new(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit, instructions: Instructions) -> Self {
-        let pack = |algorithm: &Algorithm| PackedFilter::new(layer, *algorithm, instructions);
-        let filters = Algorithm::candidates(layer, max_batch, matrix_unit).iter().map(pack).collect();
-        let sizes = LayerSizes { inputs: layer.inputs, outputs: layer.bias.len(), geometry: layer.geometry };
-        Self { sizes, filters }
-    }
-
-    /// The layer with the algorithms that are fastest for each number of images up to `max_batch`, according to the
-    /// times for one image and for [`MEASURED_BATCH`] images, or `max_batch` if that is less.
-    fn select(self, for_one: &Seconds, for_batch: &Seconds, max_batch: usize) -> Layer {
-        let Self { sizes, filters } = self;
-        let measured = max_batch.min(MEASURED_BATCH);
-        let cost = |variant: usize| LinearCost::through(for_one[&sizes][variant], for_batch[&sizes][variant], measured);
-        let mut filters = filters.into_iter();
-        match (filters.next(), filters.next()) {
-            (Some(first), Some(second)) => {
-                let chosen = fastest(cost(0), cost(1), max_batch);
-                tracing::debug!(?sizes, ?chosen, first = ?cost(0), second = ?cost(1), "chose a variant of a layer");
-                match chosen {
-                    Fastest::First => Layer::Fixed(first),
-                    Fastest::Second => Layer::Fixed(second),
-                    Fastest::SecondFrom(threshold) => Layer::Switching { few: first, threshold, many: second },
-                    Fastest::FirstFrom(threshold) => Layer::Switching { few: second, threshold, many: first },
-                }
-            }
-            (only, _) => Layer::Fixed(only.expect("every layer has at least one algorithm")),
+impl Candidates<'_> {
+    /// The layer with the algorithm that is fastest for each number of images; `None` means the default for all.
+    fn select(self, fastest: Option<Fastest>, instructions: Instructions) -> Layer {
+        let Self { layer, algorithms, default, other, .. } = self;
+        let last = algorithms[algorithms.len() - 1];
+        let other = || other.unwrap_or_else(|| PackedFilter::new(layer, last, instructions));
+        match fastest {
+            None | Some(Fastest::First) => Layer::Fixed(default),
+            Some(Fastest::Second) => Layer::Fixed(other()),
+            Some(Fastest::SecondFrom(threshold)) => Layer::Switching { few: default, threshold, many: other() },
+            Some(Fastest::FirstFrom(threshold)) => Layer::Switching { few: other(), threshold, many: default },
         }
     }
 }
 
-/// Times all layers in forward passes of `count` images. With one image, which is measured first, two passes before them
-/// are not counted: the first use of memory is slow. Layers of equal sizes use the kernel variants in turn, and each pass begins with the other variant.
+/// Times the layers that have two algorithms, in forward passes of `count` images. With one image, which is measured
+/// first, a pass before them is not counted: the first use of memory is slow.
 fn measure(
-    candidates: &Network<Candidates>,
+    candidates: &Network<Candidates<'_>>,
     engine: &mut FusedEngine,
     count: usize,
     side: usize,
 ) -> Result<Seconds, InferenceError> {
     let images = engine.batch(&warm_up::images(count, side), side);
     let mut seconds = Seconds::new();
-    // The first passes of all are the first uses of each variant's memory.
-    let uncounted = if count == 1 { VARIANTS } else { 0 };
-    // A layer whose sizes no other layer has uses a variant in every second pass, so there are two passes for each try.
-    for turn in 0..uncounted + VARIANTS * TRIES {
+    let uncounted = usize::from(count == 1);
+    for turn in 0..uncounted + TRIES {
         if turn == uncounted {
             seconds.clear();
         }
-        let mut timing = TimingEngine { engine, turn, passed: HashMap::new(), seconds: &mut seconds };
+        let mut timing = TimingEngine { engine, turn, seconds: &mut seconds };
         let logits = candidates.forward(&mut timing, &images)?;
         engine.release(logits);
     }
@@ -178,7 +185,7 @@ impl LinearCost {
 }
 
 /// Which of two kernel variants is faster for which numbers of images.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fastest {
     First,
     Second,
@@ -202,35 +209,41 @@ fn fastest(first: LinearCost, second: LinearCost, max_batch: usize) -> Fastest {
     }
 }
 
-/// An engine that measures the time of each convolution.
+/// An engine that measures the time of the layers that have two algorithms.
 struct TimingEngine<'a> {
     engine: &'a mut FusedEngine,
-    /// The index of the kernel variant for the first layer of each size.
+    /// The number of this pass. Each pass begins with the other algorithm, because the second one finds its input in a
+    /// near cache.
     turn: usize,
-    /// How many layers of each size this pass has computed so far.
-    passed: HashMap<LayerSizes, usize>,
     seconds: &'a mut Seconds,
 }
 
-impl Engine<Candidates> for TimingEngine<'_> {
+impl Engine<Candidates<'_>> for TimingEngine<'_> {
     type Activations = Activations;
 
     fn convolve(
         &mut self,
-        layer: &Candidates,
+        layer: &Candidates<'_>,
         input: &Activations,
         residual: Option<&Activations>,
         nonlinearity: Nonlinearity,
     ) -> Result<Activations, InferenceError> {
-        let passed = self.passed.entry(layer.sizes).or_default();
-        let variant = (self.turn + *passed) % VARIANTS;
-        *passed += 1;
-        let filter = &layer.filters[variant.min(layer.filters.len() - 1)];
-        let stopwatch = Stopwatch::start(self.engine.threads());
-        let output = self.engine.convolve_with(filter, input, residual, nonlinearity);
-        let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; VARIANTS])[variant];
-        *fastest = fastest.min(stopwatch.elapsed().as_secs_f64());
-        Ok(output)
+        let Some(other) = &layer.other else {
+            return Ok(self.engine.convolve_with(&layer.default, input, residual, nonlinearity));
+        };
+        let filters: [&PackedFilter; VARIANTS] = [&layer.default, other];
+        let outputs = [0, 1].map(|place| {
+            let variant = (self.turn + place) % VARIANTS;
+            let stopwatch = Stopwatch::start(self.engine.threads());
+            let output = self.engine.convolve_with(filters[variant], input, residual, nonlinearity);
+            let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; VARIANTS])[variant];
+            *fastest = fastest.min(stopwatch.elapsed().as_secs_f64());
+            output
+        });
+        // The outputs differ by roundings only.
+        let [first, second] = outputs;
+        self.engine.release(first);
+        Ok(second)
     }
 
     fn max_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {
