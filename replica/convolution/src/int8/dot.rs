@@ -69,6 +69,9 @@ pub(super) trait DotVector: Copy {
     /// Stores a level for each lane: `sum × scale + bias` with one rounding, plus `residual × factor` with one rounding,
     /// clamped to 0..=255, and rounded to the nearest integer, ties to even. Reads and writes [`DotVector::LANES`] levels.
     unsafe fn requantise(self, by: Requantisation, output: *mut u8);
+    /// Stores a level for each of [`DotVector::LANES`] numbers: `number × scale + bias` with one rounding, clamped to 0..=255,
+    /// and rounded to the nearest integer, ties to even. A number that is not a number gets the level 0.
+    unsafe fn quantise(numbers: *const f32, scale: *const f32, bias: *const f32, output: *mut u8);
     /// Stores the levels of several vectors, whose channels follow each other.
     #[inline(always)]
     unsafe fn requantise_all<const VECTORS: usize>(sums: &[Self; VECTORS], by: Requantisation, output: *mut u8) {

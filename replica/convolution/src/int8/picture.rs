@@ -1,11 +1,17 @@
 //! Turns a normalised picture into levels, with a border.
 
-use super::dot::{DotVector, MAX_LEVEL};
+use super::dot::DotVector;
 use super::instructions::DotTask;
 use super::{Int8Instructions, padded};
 
 /// Number of channels of a picture.
 const CHANNELS: usize = 3;
+
+/// Number of pixels that are computed together. Their numbers fill whole vectors.
+const GROUP: usize = 16;
+
+/// How many numbers they have.
+const NUMBERS: usize = GROUP * CHANNELS;
 
 /// What the levels of a picture stand for: `number = (level − zero) × scale`, for each of the three channels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,21 +54,14 @@ struct Quantisation<'a> {
     levels: &'a mut [u8],
 }
 
-impl Quantisation<'_> {
-    /// The level of a number of `channel`.
-    #[inline(always)]
-    fn level(&self, number: f32, channel: usize) -> u8 {
-        #[expect(clippy::manual_clamp, reason = "`max` turns NaN into 0, and `clamp` would keep NaN")]
-        let level = number.mul_add(self.factor[channel], self.zero[channel]).max(0.0).min(MAX_LEVEL);
-        level.round_ties_even() as u8
-    }
-}
-
 impl DotTask for Quantisation<'_> {
     #[inline(always)]
     unsafe fn run<V: DotVector>(mut self) {
         let (row, wide) = (CHANNELS * self.side, padded(CHANNELS) * (self.side + 2 * self.border));
-        let outside = [self.level(0.0, 0), self.level(0.0, 1), self.level(0.0, 2), 0];
+        let factors: [f32; NUMBERS] = std::array::from_fn(|index| self.factor[index % CHANNELS]);
+        let zeros: [f32; NUMBERS] = std::array::from_fn(|index| self.zero[index % CHANNELS]);
+        // SAFETY: the processor has the instructions; see `DotTask::run`.
+        let [outside, ..] = unsafe { quantise_group::<V>(&[[0.0; CHANNELS]; GROUP], &factors, &zeros) };
         let levels = std::mem::take(&mut self.levels);
         for (y, line) in levels.chunks_exact_mut(wide.max(1)).enumerate() {
             let pixels = line.as_chunks_mut::<4>().0;
@@ -74,9 +73,45 @@ impl DotTask for Quantisation<'_> {
             pixels[..self.border].fill(outside);
             pixels[self.border + self.side..].fill(outside);
             let numbers = self.picture[y * row..][..row].as_chunks::<CHANNELS>().0;
-            for (pixel, [red, green, blue]) in pixels[self.border..].iter_mut().zip(numbers) {
-                *pixel = [self.level(*red, 0), self.level(*green, 1), self.level(*blue, 2), 0];
+            let (groups, rest) = numbers.as_chunks::<GROUP>();
+            let (to, to_rest) = pixels[self.border..][..self.side].as_chunks_mut::<GROUP>();
+            for (to, numbers) in to.iter_mut().zip(groups) {
+                // SAFETY: the processor has the instructions; see `DotTask::run`.
+                *to = unsafe { quantise_group::<V>(numbers, &factors, &zeros) };
             }
+            let mut last = [[0.0; CHANNELS]; GROUP];
+            last[..rest.len()].copy_from_slice(rest);
+            // SAFETY: the processor has the instructions; see `DotTask::run`.
+            let last = unsafe { quantise_group::<V>(&last, &factors, &zeros) };
+            to_rest.copy_from_slice(&last[..rest.len()]);
         }
     }
+}
+
+/// The levels of the pixels of a group, with a fourth level of 0 for each.
+///
+/// # Safety
+/// The conditions of [`DotVector`] hold.
+#[inline(always)]
+unsafe fn quantise_group<V: DotVector>(
+    numbers: &[[f32; CHANNELS]; GROUP],
+    factors: &[f32; NUMBERS],
+    zeros: &[f32; NUMBERS],
+) -> [[u8; 4]; GROUP] {
+    const { assert!(NUMBERS.is_multiple_of(V::LANES), "a group is whole vectors") };
+    let mut levels = [0; NUMBERS];
+    let numbers = numbers.as_flattened();
+    for start in (0..NUMBERS).step_by(V::LANES) {
+        // SAFETY: all four arrays have `NUMBERS` numbers, and `start + LANES` is at most that.
+        unsafe {
+            let (numbers, factors, zeros) =
+                (numbers.as_ptr().add(start), factors.as_ptr().add(start), zeros.as_ptr().add(start));
+            V::quantise(numbers, factors, zeros, levels.as_mut_ptr().add(start));
+        }
+    }
+    let mut pixels = [[0; 4]; GROUP];
+    for (pixel, [red, green, blue]) in pixels.iter_mut().zip(levels.as_chunks::<CHANNELS>().0) {
+        *pixel = [*red, *green, *blue, 0];
+    }
+    pixels
 }

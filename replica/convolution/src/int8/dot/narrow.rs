@@ -52,7 +52,30 @@ impl<const VEX: bool> DotVector for Narrow<VEX> {
                 let levels = _mm256_cvtepu8_epi32(_mm_loadl_epi64(residual.cast()));
                 value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(levels), _mm256_set1_ps(factor), value);
             }
-            let clamped = _mm256_min_ps(_mm256_max_ps(value, _mm256_setzero_ps()), _mm256_set1_ps(MAX_LEVEL));
+            Self::store_levels(value, output);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quantise(numbers: *const f32, scale: *const f32, bias: *const f32, output: *mut u8) {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        unsafe {
+            let (numbers, scale, bias) = (_mm256_loadu_ps(numbers), _mm256_loadu_ps(scale), _mm256_loadu_ps(bias));
+            Self::store_levels(_mm256_fmadd_ps(numbers, scale, bias), output);
+        }
+    }
+}
+
+impl<const VEX: bool> Narrow<VEX> {
+    /// Stores the nearest levels of eight numbers.
+    ///
+    /// # Safety
+    /// The processor has AVX2. `output` is valid for eight levels.
+    #[inline(always)]
+    unsafe fn store_levels(numbers: __m256, output: *mut u8) {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            let clamped = _mm256_min_ps(_mm256_max_ps(numbers, _mm256_setzero_ps()), _mm256_set1_ps(MAX_LEVEL));
             // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep.
             let levels = _mm256_cvtps_epi32(clamped);
             let (low, high) = (_mm256_castsi256_si128(levels), _mm256_extracti128_si256::<1>(levels));

@@ -49,8 +49,22 @@ impl DotVector for PortableSums {
                 if let Some((residual, factor)) = by.residual {
                     value = f32::from(*residual.add(lane)).mul_add(factor, value);
                 }
-                *output.add(lane) = value.clamp(0.0, MAX_LEVEL).round_ties_even() as u8;
+                *output.add(lane) = level(value);
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn quantise(numbers: *const f32, scale: *const f32, bias: *const f32, output: *mut u8) {
+        for lane in 0..Self::LANES {
+            // SAFETY: guaranteed by the caller; see `DotVector`.
+            unsafe { *output.add(lane) = level((*numbers.add(lane)).mul_add(*scale.add(lane), *bias.add(lane))) };
+        }
+    }
+}
+
+/// The nearest level of a number; 0 if it is not a number.
+#[inline(always)]
+fn level(number: f32) -> u8 {
+    number.clamp(0.0, MAX_LEVEL).round_ties_even() as u8
 }

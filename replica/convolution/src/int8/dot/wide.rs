@@ -46,6 +46,16 @@ impl DotVector for Wide {
     }
 
     #[inline(always)]
+    unsafe fn quantise(numbers: *const f32, scale: *const f32, bias: *const f32, output: *mut u8) {
+        // SAFETY: guaranteed by the caller; see `DotVector`.
+        unsafe {
+            let (numbers, scale, bias) = (_mm512_loadu_ps(numbers), _mm512_loadu_ps(scale), _mm512_loadu_ps(bias));
+            let levels = Self::rounded(_mm512_fmadd_ps(numbers, scale, bias));
+            _mm_storeu_si128(output.cast(), _mm512_cvtepi32_epi8(_mm512_max_epi32(levels, _mm512_setzero_si512())));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn requantise_all<const VECTORS: usize>(sums: &[Self; VECTORS], by: Requantisation, output: *mut u8) {
         // SAFETY: guaranteed by the caller; see `DotVector`.
         unsafe {
@@ -79,8 +89,20 @@ impl Wide {
                 let levels = _mm512_cvtepu8_epi32(_mm_loadu_si128(residual.cast()));
                 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(levels), _mm512_set1_ps(factor), value);
             }
-            // With the operands exchanged, a value that is not a number would become 255, and not 0 as by the definition.
-            let clamped = _mm512_min_ps(_mm512_set1_ps(MAX_LEVEL), value);
+            Self::rounded(value)
+        }
+    }
+
+    /// The nearest integers of numbers, at most 255. Numbers below 0 are not yet clamped.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    unsafe fn rounded(numbers: __m512) -> __m512i {
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            // With the operands exchanged, a number that is not a number would become 255, and not 0 as by the definition.
+            let clamped = _mm512_min_ps(_mm512_set1_ps(MAX_LEVEL), numbers);
             // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep. Values
             // below all integers become the least one.
             _mm512_cvtps_epi32(clamped)
