@@ -65,6 +65,13 @@ pub(super) struct PassLimits {
     pub(super) threads: usize,
 }
 
+impl PassLimits {
+    /// The pictures of a timed pass: all, or as many as a batch may have.
+    fn timed(self, pictures: &[Input]) -> &[Input] {
+        &pictures[..pictures.len().min(self.max_batch)]
+    }
+}
+
 /// Chooses an engine for the CPU in f32.
 ///
 /// # Errors
@@ -85,29 +92,27 @@ pub(super) fn choose(
         KernelChoice::Auto if TileUnit::Amx.is_available() => MatrixUnit::Use,
         _ => MatrixUnit::Avoid,
     };
-    let tunes = kernel != KernelChoice::Libtorch && !has_groups;
-    let (comparison, plan) = side_by_side(
+    let pictures = warm_up::pictures(limits.side);
+    let own_kernels = |matrix_unit| OwnKernels::new(network, &pictures, limits, matrix_unit);
+    let may_use_own = kernel != KernelChoice::Libtorch && !has_groups;
+    let (comparison, own) = side_by_side(
         limits.threads,
-        || EngineComparison::new(network, limits),
-        || tunes.then(|| tune(network, limits, matrix_unit)).transpose(),
+        || EngineComparison::new(network, &pictures, limits),
+        || may_use_own.then(|| own_kernels(matrix_unit)).transpose(),
     )?;
-    let own = plan.map(|plan| comparison.check(plan, matrix_unit)).transpose()?;
+    let mut own = own.filter(|own| comparison.agrees_with(own));
     match kernel {
         KernelChoice::Libtorch => Ok(Choice::Libtorch(comparison.libtorch(MemoryFormat::ChannelsLast)?)),
-        KernelChoice::Winograd => match own {
-            Some(OwnKernels { agrees: true, plan, .. }) => Ok(Choice::Fused(plan)),
-            _ => Err(InferenceError::new(
+        KernelChoice::Winograd => own.map(|own| Choice::Fused(own.plan)).ok_or_else(|| {
+            InferenceError::new(
                 "--kernel winograd: the logits differ from libtorch's on this machine; give --kernel auto",
-            )),
-        },
+            )
+        }),
         KernelChoice::Auto => {
-            let own = match own {
-                Some(own) if !own.agrees && matrix_unit == MatrixUnit::Use => {
-                    Some(comparison.check(tune(network, limits, MatrixUnit::Avoid)?, MatrixUnit::Avoid)?)
-                }
-                own => own,
-            };
-            comparison.fastest(own.filter(|own| own.agrees))
+            if own.is_none() && may_use_own && matrix_unit == MatrixUnit::Use {
+                own = Some(own_kernels(MatrixUnit::Avoid)?).filter(|own| comparison.agrees_with(own));
+            }
+            comparison.fastest(own)
         }
     }
 }
@@ -137,23 +142,62 @@ fn side_by_side<A: Send, B>(
 struct EngineComparison<'a> {
     network: &'a Network<FoldedConvolution>,
     limits: PassLimits,
-    pictures: Vec<Input>,
+    pictures: &'a [Input],
     reference: Vec<Vec<f32>>,
     /// The time of the reference's pass for one picture. It is libtorch's first pass.
     reference_time: Duration,
 }
 
-/// This project's convolutions after tuning, with the time for one picture.
+/// This project's convolutions after tuning.
 struct OwnKernels {
     plan: Arc<NetworkPlan>,
+    /// The time for one picture.
     time: Duration,
-    /// Whether the logits agree with the reference's.
-    agrees: bool,
+    /// The logits of the pictures, each computed by itself.
+    singly: Vec<Vec<f32>>,
+    /// The logits of the pictures in turn, computed as a batch; none if a batch is one picture.
+    together: Vec<Vec<f32>>,
+    /// The largest accepted difference from the reference's logits on the first picture.
+    tolerance: f32,
+}
+
+impl OwnKernels {
+    fn new(
+        network: &Network<FoldedConvolution>,
+        pictures: &[Input],
+        limits: PassLimits,
+        matrix_unit: MatrixUnit,
+    ) -> Result<Self, InferenceError> {
+        let PassLimits { side, max_batch, threads } = limits;
+        let plan = Arc::new(tune(network, limits, matrix_unit)?);
+        let mut model = FusedModel::new(plan.clone(), side, threads)?;
+        let (mut singly, mut time) = (Vec::new(), Duration::MAX);
+        for picture in pictures {
+            let (row, elapsed) = timed(&mut model, std::slice::from_ref(picture), 1, threads)?;
+            singly.extend(row);
+            time = time.min(elapsed);
+        }
+        let mut together = Vec::new();
+        if max_batch > 1 {
+            // A batch may be computed by other algorithms than one picture.
+            let repeated: Vec<Input> = pictures.iter().cycle().take(max_batch.min(LAST_SWITCH)).cloned().collect();
+            together = model.logits(&repeated)?;
+            time = timed(&mut model, limits.timed(pictures), TRIES, threads)?.1;
+        }
+        let tolerance = match matrix_unit {
+            MatrixUnit::Use => TOLERANCE_OF_AMX,
+            MatrixUnit::Avoid => TOLERANCE,
+        };
+        Ok(Self { plan, time, singly, together, tolerance })
+    }
 }
 
 impl<'a> EngineComparison<'a> {
-    fn new(network: &'a Network<FoldedConvolution>, limits: PassLimits) -> Result<Self, InferenceError> {
-        let pictures = warm_up::pictures(limits.side);
+    fn new(
+        network: &'a Network<FoldedConvolution>,
+        pictures: &'a [Input],
+        limits: PassLimits,
+    ) -> Result<Self, InferenceError> {
         let options = TensorOptions { format: MemoryFormat::WeightsAsStored, ..TensorOptions::CPU_F32 };
         let mut model = LibtorchModel::new(network, options, limits.side)?;
         // Only the very first pass is slow, so the time of further pictures must not be a part of it.
@@ -165,11 +209,6 @@ impl<'a> EngineComparison<'a> {
             return Err(InferenceError::new("the weights give logits that are not finite numbers; give other weights"));
         }
         Ok(Self { network, limits, pictures, reference, reference_time })
-    }
-
-    /// The pictures of a timed pass: all, or as many as a batch may have.
-    fn timed_pictures(&self) -> &[Input] {
-        &self.pictures[..self.pictures.len().min(self.limits.max_batch)]
     }
 
     /// The fastest engine whose logits agree with the reference's, among libtorch's and `own`.
@@ -206,30 +245,10 @@ impl<'a> EngineComparison<'a> {
         Ok(choice)
     }
 
-    /// Compares the logits of this project's convolutions with the reference's, and times them.
-    fn check(&self, plan: NetworkPlan, matrix_unit: MatrixUnit) -> Result<OwnKernels, InferenceError> {
-        let plan = Arc::new(plan);
-        let PassLimits { side, max_batch, threads } = self.limits;
-        let mut model = FusedModel::new(plan.clone(), side, threads)?;
-        let tolerance = match matrix_unit {
-            MatrixUnit::Use => TOLERANCE_OF_AMX,
-            MatrixUnit::Avoid => TOLERANCE,
-        };
-        let (mut logits, mut time) = (Vec::new(), Duration::MAX);
-        for picture in &self.pictures {
-            let (row, elapsed) = timed(&mut model, std::slice::from_ref(picture), 1, threads)?;
-            logits.extend(row);
-            time = time.min(elapsed);
-        }
-        let mut agrees = self.agrees("own kernels", &logits, tolerance);
-        if max_batch > 1 {
-            // A batch may be computed by other algorithms than one image.
-            let count = max_batch.min(LAST_SWITCH);
-            let repeated: Vec<Input> = self.pictures.iter().cycle().take(count).cloned().collect();
-            agrees &= self.agrees("own kernels", &model.logits(&repeated)?, tolerance);
-            time = timed(&mut model, self.timed_pictures(), TRIES, threads)?.1;
-        }
-        Ok(OwnKernels { plan, time, agrees })
+    /// Whether the logits of this project's convolutions agree with the reference's.
+    fn agrees_with(&self, own: &OwnKernels) -> bool {
+        self.agrees("own kernels", &own.singly, own.tolerance)
+            && (own.together.is_empty() || self.agrees("own kernels", &own.together, own.tolerance))
     }
 
     /// libtorch's model in a memory format.
@@ -241,8 +260,8 @@ impl<'a> EngineComparison<'a> {
     /// libtorch's model in a memory format, with its logits and its time for one picture. A first pass is not timed.
     fn timed_libtorch(&self, format: MemoryFormat) -> Result<(LibtorchModel, Vec<Vec<f32>>, Duration), InferenceError> {
         let mut model = self.libtorch(format)?;
-        let logits = model.logits(&self.pictures)?;
-        let (_, time) = timed(&mut model, self.timed_pictures(), TRIES, self.limits.threads)?;
+        let logits = model.logits(self.pictures)?;
+        let (_, time) = timed(&mut model, self.limits.timed(self.pictures), TRIES, self.limits.threads)?;
         Ok((model, logits, time))
     }
 
