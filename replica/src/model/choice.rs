@@ -367,4 +367,18 @@ mod tests {
             assert!(difference(&[vec![a, b], vec![c, d]], &reference).is_nan(), "at {place}");
         }
     }
+
+    #[test]
+    fn two_computations_give_both_results_or_the_error_of_one_of_them() {
+        let refused = |reason: &str| Err::<u8, _>(InferenceError::new(reason.to_owned()));
+        for threads in [1, 2] {
+            assert!(matches!(side_by_side(threads, || Ok(1), || Ok(2)), Ok((1, 2))), "{threads} threads");
+            let first = side_by_side(threads, || refused("the first"), || Ok(2)).expect_err("the first has failed");
+            let second = side_by_side(threads, || Ok(1), || refused("the second")).expect_err("the second has failed");
+            assert!(first.to_string().ends_with("the first"), "{first}");
+            assert!(second.to_string().ends_with("the second"), "{second}");
+        }
+        let panics = || side_by_side(1, || -> Result<u8, InferenceError> { panic!("a broken engine") }, || Ok(2));
+        assert!(std::panic::catch_unwind(panics).is_err(), "a panic of the thread must not be lost");
+    }
 }
