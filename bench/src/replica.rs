@@ -15,6 +15,7 @@ mod requests;
 mod server;
 mod startup;
 mod throughput;
+mod two_processes;
 
 use crate::figure::{self, Figure, TargetRange};
 use crate::images::Images;
@@ -28,7 +29,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The targets of figures, by the figures' names.
-const TARGETS: [(&str, TargetRange); 19] = [
+const TARGETS: [(&str, TargetRange); 20] = [
     ("forward_ratio_best_b1", TargetRange::AtMost(0.70)),
     ("forward_ratio_best_b8", TargetRange::AtMost(0.60)),
     ("forward_ratio_best_b1_avx2", TargetRange::AtMost(0.55)),
@@ -43,6 +44,7 @@ const TARGETS: [(&str, TargetRange); 19] = [
     ("int8_ratio_openvino_b8", TargetRange::AtMost(1.0)),
     ("cpu_ratio_flask", TargetRange::AtMost(0.30)),
     ("throughput_ratio", TargetRange::AtLeast(0.95)),
+    ("two_processes_ratio", TargetRange::AtLeast(0.9)),
     ("added_ms", TargetRange::AtMost(0.3)),
     ("jpeg_ratio_libjpeg_turbo_38k", TargetRange::AtMost(1.3)),
     ("jpeg_ratio_libjpeg_turbo_166k", TargetRange::AtMost(1.3)),
@@ -89,6 +91,8 @@ enum BenchmarkPart {
     Requests,
     /// Requests per second on one core, next to the rate at which that core can decode and infer
     Throughput,
+    /// Requests per second of two replicas on two cores, next to twice those of one
+    TwoProcesses,
     /// Time that HTTP, queue and threads add to decoding and inference
     Added,
     /// Time from an image file to the model's input, next to PIL and torchvision; time of the JPEG decoder, next to
@@ -107,6 +111,7 @@ impl BenchmarkPart {
             Self::Precisions => precisions::measure(run),
             Self::Requests => requests::measure(run),
             Self::Throughput => throughput::measure(run),
+            Self::TwoProcesses => two_processes::measure(run),
             Self::Added => overhead::measure(run),
             Self::Decode => decode::measure(run),
             Self::Startup => startup::measure(run),
