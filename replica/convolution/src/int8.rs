@@ -27,7 +27,8 @@ pub use picture::{PictureLevels, quantise};
 pub use pool::{max, sums};
 
 /// Number of bytes of a pixel with `channels` channels: the next multiple of four. The bytes after the channels are zero.
-/// An instruction reads four channels at once.
+/// An instruction reads four channels at once. Only the pixels of a picture, the input of a filter without padding, have
+/// no such bytes; see [`Int8Filter::input_bytes`].
 pub const fn padded(channels: usize) -> usize {
     channels.next_multiple_of(4)
 }

@@ -23,7 +23,7 @@ pub struct Residual<'a> {
 /// their addition, and so rounded once. Pixels outside the image have the level 0. Since the clamp is also a ReLU, there
 /// is no other nonlinearity.
 ///
-/// `input` is `[images, height, width, padded(inputs)]`, and `output` has the shape of [`Geometry::output`] with
+/// `input` is `[images, height, width, bytes of a pixel]`; see [`Int8Filter::input_bytes`]. `output` has the shape of [`Geometry::output`] with
 /// `padded(outputs)` bytes for each pixel; see [`padded`].
 ///
 /// # Panics
@@ -38,8 +38,8 @@ pub fn convolve(
     executor: &dyn Executor,
 ) {
     let outputs = filter.geometry.output(shape);
-    let (inputs, channels) = (padded(filter.inputs), padded(filter.outputs));
-    assert_eq!(input.len(), shape.numbers(inputs), "bytes of the input of {shape:?} with {inputs} channels");
+    let (inputs, channels) = (filter.inputs, padded(filter.outputs));
+    assert_eq!(input.len(), filter.input_bytes(shape), "bytes of the input of {shape:?} with {inputs} channels");
     assert_eq!(output.len(), outputs.numbers(channels), "bytes of the output of {outputs:?} with {channels} channels");
     if let Some(residual) = residual {
         assert_eq!(residual.levels.len(), output.len(), "the residual must be as long as the output");
@@ -97,7 +97,7 @@ impl Convolution<'_> {
     #[inline(always)]
     fn point(&self, first: usize, rows: usize, offsets: &[usize], addresses: &mut [*const u8]) {
         let Geometry { side, stride, padding } = self.filter.geometry;
-        let (BatchShape { height, width, .. }, bytes) = (self.shape, padded(self.filter.inputs));
+        let (BatchShape { height, width, .. }, bytes) = (self.shape, self.filter.pixel_bytes());
         let per_row = if padding == 0 { 1 } else { side };
         let (mut x, line) = (first % self.outputs.width, first / self.outputs.width);
         let (mut y, mut image) = (line % self.outputs.height, line / self.outputs.height);
@@ -143,9 +143,9 @@ impl DotTask for Part<'_> {
     unsafe fn run<V: DotVector>(self) {
         let Convolution { filter, residual, output, .. } = *self.convolution;
         let Geometry { side, padding, .. } = filter.geometry;
-        let bytes = padded(filter.inputs);
+        let bytes = filter.pixel_bytes();
         let (runs, run_bytes) = match padding {
-            0 => (side, side * bytes),
+            0 => (side, padded(side * bytes)),
             _ => (side * side, bytes),
         };
         // The distances of the runs from the first.
@@ -164,7 +164,8 @@ impl DotTask for Part<'_> {
                 self.convolution.point(first, rows, &offsets, &mut addresses);
                 let at = first * channels + channel;
                 // SAFETY: `point` has written an address for each run and pixel, of as many bytes as a run has: without
-                // padding, `Geometry::output` counts only windows that lie within the image. The weights, scales and
+                // padding, `Geometry::output` counts only windows that lie within the image, and the bytes with which a
+                // run is padded lie within the input, as `Int8Filter::input_bytes` counts them. The weights, scales and
                 // biases are padded to whole blocks. `at` is the block's first channel of the tile's first pixel. No
                 // other part computes these pixels and channels.
                 unsafe {

@@ -1,14 +1,14 @@
 //! The weights of a convolution in the order in which `convolve` reads them.
 
 use super::{Bytes, Int8Instructions, padded};
-use crate::Geometry;
 use crate::aligned::AlignedBuffer;
 use crate::batch_shape::product;
+use crate::{BatchShape, Geometry};
 
 /// A filter, and what turns its sums into levels.
 pub struct Int8Filter {
-    /// The weights, `[block of output channels][row][column][group of four inputs][output channel][input]`. Outputs and
-    /// inputs that only fill a block or a group have zero weights.
+    /// The weights, `[block of output channels][row][group of four bytes of the row's pixels][output channel][byte]`.
+    /// Outputs and bytes that only fill a block or a group have zero weights.
     pub(super) weights: Bytes,
     /// The factor of each output channel, padded with zeros to whole blocks.
     pub(super) scale: AlignedBuffer,
@@ -49,12 +49,14 @@ impl Int8Filter {
         assert!(side > 0 && stride > 0, "a filter has a side and a stride: {geometry:?}");
         assert!(inputs * taps <= 65_000, "the sum of {inputs} × {taps} products may exceed 32 bits");
         let block = instructions.block();
-        let (blocks, groups) = (outputs.div_ceil(block), padded(inputs) / 4);
-        let mut packed = Bytes::zeroed(blocks * taps * groups * block * 4);
+        let pixel = pixel_bytes(inputs, geometry);
+        let (blocks, groups) = (outputs.div_ceil(block), padded(side * pixel) / 4);
+        let mut packed = Bytes::zeroed(blocks * side * groups * block * 4);
         for (index, &weight) in weights.iter().enumerate() {
             let (tap, input, output) = (index % taps, index / taps % inputs, index / (taps * inputs));
-            let group = ((output / block * taps + tap) * groups + input / 4) * block + output % block;
-            packed[group * 4 + input % 4] = weight as u8;
+            let (row, byte) = (tap / side, tap % side * pixel + input);
+            let group = ((output / block * side + row) * groups + byte / 4) * block + output % block;
+            packed[group * 4 + byte % 4] = weight as u8;
         }
         Self {
             weights: packed,
@@ -78,6 +80,22 @@ impl Int8Filter {
         self.geometry
     }
 
+    /// Bytes of the input of `shape`. A filter without padding, but with several columns, reads the pixels of a row without
+    /// gaps, as many bytes as input channels each, and three bytes at most after the last pixel, whose levels have no effect.
+    /// Other filters read [`padded`] bytes for each pixel.
+    ///
+    /// # Panics
+    /// If the number does not fit a `usize`.
+    pub fn input_bytes(&self, shape: BatchShape) -> usize {
+        let row = self.geometry.side * self.pixel_bytes();
+        shape.numbers(self.pixel_bytes()) + (padded(row) - row)
+    }
+
+    /// Bytes of a pixel of the input.
+    pub(super) fn pixel_bytes(&self) -> usize {
+        pixel_bytes(self.inputs, self.geometry)
+    }
+
     /// Number of blocks of output channels.
     pub(super) fn blocks(&self) -> usize {
         self.outputs.div_ceil(self.instructions.block())
@@ -86,5 +104,14 @@ impl Int8Filter {
     /// Bytes of the weights of one block.
     pub(super) fn block_bytes(&self) -> usize {
         self.weights.len() / self.blocks().max(1)
+    }
+}
+
+/// Bytes of a pixel of the input. The rows of a filter without padding are runs of memory, which need no padded pixels: those
+/// of three channels would take a third more products.
+fn pixel_bytes(inputs: usize, geometry: Geometry) -> usize {
+    match geometry {
+        Geometry { side: 2.., padding: 0, .. } => inputs,
+        _ => padded(inputs),
     }
 }

@@ -1,17 +1,14 @@
 //! Turns a normalised picture into levels, with a border.
 
+use super::Int8Instructions;
 use super::dot::DotVector;
 use super::instructions::DotTask;
-use super::{Int8Instructions, padded};
 
 /// Number of channels of a picture.
 const CHANNELS: usize = 3;
 
-/// Number of pixels that are computed together. Their numbers fill whole vectors.
-const GROUP: usize = 16;
-
-/// How many numbers they have.
-const NUMBERS: usize = GROUP * CHANNELS;
+/// How many numbers are computed together: those of sixteen pixels, which fill whole vectors.
+const NUMBERS: usize = 16 * CHANNELS;
 
 /// What the levels of a picture stand for: `number = (level − zero) × scale`, for each of the three channels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,9 +19,9 @@ pub struct PictureLevels {
     pub zero: [f32; CHANNELS],
 }
 
-/// Turns a picture of `side` by `side` pixels, `[side, side, 3]`, into levels, `[side + 2 border, side + 2 border, 4]`.
+/// Turns a picture of `side` by `side` pixels, `[side, side, 3]`, into levels, `[side + 2 border, side + 2 border, 3]`.
 /// A level is `number / scale + zero`, clamped to 0..=255 and rounded to the nearest integer, ties to even. The border has
-/// the level of the number 0, and the fourth channel the level 0. A number that is not a number gets the level 0.
+/// the level of the number 0. A number that is not a number gets the level 0.
 ///
 /// # Panics
 /// If the length of a slice does not fit, or the processor lacks the instructions.
@@ -38,7 +35,7 @@ pub fn quantise(
 ) {
     let wide = side + 2 * border;
     assert_eq!(picture.len(), CHANNELS * side * side, "length of a picture of {side} by {side} pixels");
-    assert_eq!(levels.len(), padded(CHANNELS) * wide * wide, "bytes of {wide} by {wide} pixels");
+    assert_eq!(levels.len(), CHANNELS * wide * wide, "bytes of {wide} by {wide} pixels");
     let factor = by.scale.map(|scale| 1.0 / scale);
     instructions.dispatch(Quantisation { picture, side, border, factor, zero: by.zero, levels });
 }
@@ -57,14 +54,15 @@ struct Quantisation<'a> {
 impl DotTask for Quantisation<'_> {
     #[inline(always)]
     unsafe fn run<V: DotVector>(mut self) {
-        let (row, wide) = (CHANNELS * self.side, padded(CHANNELS) * (self.side + 2 * self.border));
+        let (row, wide) = (CHANNELS * self.side, CHANNELS * (self.side + 2 * self.border));
         let factors: [f32; NUMBERS] = std::array::from_fn(|index| self.factor[index % CHANNELS]);
         let zeros: [f32; NUMBERS] = std::array::from_fn(|index| self.zero[index % CHANNELS]);
         // SAFETY: the processor has the instructions; see `DotTask::run`.
-        let [outside, ..] = unsafe { quantise_group::<V>(&[[0.0; CHANNELS]; GROUP], &factors, &zeros) };
+        let [red, green, blue, ..] = unsafe { quantise_group::<V>(&[0.0; NUMBERS], &factors, &zeros) };
+        let outside = [red, green, blue];
         let levels = std::mem::take(&mut self.levels);
         for (y, line) in levels.chunks_exact_mut(wide.max(1)).enumerate() {
-            let pixels = line.as_chunks_mut::<4>().0;
+            let pixels = line.as_chunks_mut::<CHANNELS>().0;
             let y = y.wrapping_sub(self.border);
             if y >= self.side {
                 pixels.fill(outside);
@@ -72,35 +70,33 @@ impl DotTask for Quantisation<'_> {
             }
             pixels[..self.border].fill(outside);
             pixels[self.border + self.side..].fill(outside);
-            let numbers = self.picture[y * row..][..row].as_chunks::<CHANNELS>().0;
-            let (groups, rest) = numbers.as_chunks::<GROUP>();
-            let (to, to_rest) = pixels[self.border..][..self.side].as_chunks_mut::<GROUP>();
-            for (to, numbers) in to.iter_mut().zip(groups) {
+            let numbers = self.picture[y * row..][..row].as_chunks::<NUMBERS>();
+            let (levels, rest) = pixels[self.border..][..self.side].as_flattened_mut().as_chunks_mut::<NUMBERS>();
+            for (levels, numbers) in levels.iter_mut().zip(numbers.0) {
                 // SAFETY: the processor has the instructions; see `DotTask::run`.
-                *to = unsafe { quantise_group::<V>(numbers, &factors, &zeros) };
+                *levels = unsafe { quantise_group::<V>(numbers, &factors, &zeros) };
             }
-            let mut last = [[0.0; CHANNELS]; GROUP];
-            last[..rest.len()].copy_from_slice(rest);
+            let mut last = [0.0; NUMBERS];
+            last[..rest.len()].copy_from_slice(numbers.1);
             // SAFETY: the processor has the instructions; see `DotTask::run`.
             let last = unsafe { quantise_group::<V>(&last, &factors, &zeros) };
-            to_rest.copy_from_slice(&last[..rest.len()]);
+            rest.copy_from_slice(&last[..rest.len()]);
         }
     }
 }
 
-/// The levels of the pixels of a group, with a fourth level of 0 for each.
+/// The levels of as many numbers as a group has.
 ///
 /// # Safety
 /// The conditions of [`DotVector`] hold.
 #[inline(always)]
 unsafe fn quantise_group<V: DotVector>(
-    numbers: &[[f32; CHANNELS]; GROUP],
+    numbers: &[f32; NUMBERS],
     factors: &[f32; NUMBERS],
     zeros: &[f32; NUMBERS],
-) -> [[u8; 4]; GROUP] {
+) -> [u8; NUMBERS] {
     const { assert!(NUMBERS.is_multiple_of(V::LANES), "a group is whole vectors") };
     let mut levels = [0; NUMBERS];
-    let numbers = numbers.as_flattened();
     for start in (0..NUMBERS).step_by(V::LANES) {
         // SAFETY: all four arrays have `NUMBERS` numbers, and `start + LANES` is at most that.
         unsafe {
@@ -109,9 +105,5 @@ unsafe fn quantise_group<V: DotVector>(
             V::quantise(numbers, factors, zeros, levels.as_mut_ptr().add(start));
         }
     }
-    let mut pixels = [[0; 4]; GROUP];
-    for (pixel, [red, green, blue]) in pixels.iter_mut().zip(levels.as_chunks::<CHANNELS>().0) {
-        *pixel = [*red, *green, *blue, 0];
-    }
-    pixels
+    levels
 }

@@ -106,8 +106,7 @@ impl Int8Engine {
         let wide = side + 2 * network.border;
         let shape = BatchShape { images: 1, height: wide, width: wide };
         let mut memory = self.allocate(shape, CHANNELS);
-        let length = shape.pixels() * int8::padded(CHANNELS);
-        let levels = &mut memory[..length];
+        let levels = &mut memory[..shape.pixels() * CHANNELS];
         int8::quantise(image, side, network.border, network.picture, levels, self.instructions);
         Int8Activations::Levels { memory, shape, channels: CHANNELS }
     }
@@ -178,6 +177,8 @@ impl Engine<Int8Layer> for Int8Engine {
             }
         };
         let (levels, shape, _) = input.levels();
+        // The pixels of a picture are not padded, but their memory is as long as if they were.
+        let levels = &levels[..filter.input_bytes(shape)];
         let (outputs, channels) = (filter.geometry().output(shape), filter.outputs());
         let mut memory = self.allocate(outputs, channels);
         let residual = residual.map(|residual| Residual { levels: residual.levels().0, factor });
