@@ -1,5 +1,19 @@
 //! Vectors of `i32` sums, with the product that adds four products of bytes to each sum.
 
+/// Repeats a block with the constant `$index` from 0 up to `$count`, at most 6. If a loop of an index read an array of
+/// registers, the compiler would keep the whole array in memory, and store every sum after every product.
+macro_rules! unrolled {
+    ($count:expr, $index:ident, $block:block) => {
+        unrolled!(@ $count, $index, $block, 0 1 2 3 4 5)
+    };
+    (@ $count:expr, $index:ident, $block:block, $($value:literal)+) => {
+        $(if $count > $value {
+            const $index: usize = $value;
+            $block
+        })+
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod narrow;
 mod portable;
@@ -27,6 +41,16 @@ pub(super) struct Requantisation {
 }
 
 impl Requantisation {
+    /// The same for the pixel whose levels begin `bytes` bytes later.
+    ///
+    /// # Safety
+    /// The residual is valid for `bytes` levels.
+    #[inline(always)]
+    pub(super) unsafe fn down(self, bytes: usize) -> Self {
+        // SAFETY: guaranteed by the caller.
+        Self { residual: self.residual.map(|(levels, factor)| (unsafe { levels.add(bytes) }, factor)), ..self }
+    }
+
     /// The same without the first `count` channels.
     ///
     /// # Safety
@@ -72,12 +96,23 @@ pub(super) trait DotVector: Copy {
     /// Stores a level for each of [`DotVector::LANES`] numbers: `number × scale + bias` with one rounding, clamped to 0..=255,
     /// and rounded to the nearest integer, ties to even. A number that is not a number gets the level 0.
     unsafe fn quantise(numbers: *const f32, scale: *const f32, bias: *const f32, output: *mut u8);
-    /// Stores the levels of several vectors, whose channels follow each other.
+    /// Stores the levels of some pixels, each of several vectors whose channels follow each other. The residual and the
+    /// output have `stride` bytes from one pixel to the next.
     #[inline(always)]
-    unsafe fn requantise_all<const VECTORS: usize>(sums: &[Self; VECTORS], by: Requantisation, output: *mut u8) {
-        for (vector, sums) in sums.iter().enumerate() {
-            // SAFETY: guaranteed by the caller.
-            unsafe { sums.requantise(by.skip(vector * Self::LANES), output.add(vector * Self::LANES)) };
-        }
+    unsafe fn requantise_all<const ROWS: usize, const VECTORS: usize>(
+        sums: [[Self; VECTORS]; ROWS],
+        by: Requantisation,
+        output: *mut u8,
+        stride: usize,
+    ) {
+        unrolled!(ROWS, ROW, {
+            for vector in 0..VECTORS {
+                // SAFETY: guaranteed by the caller.
+                unsafe {
+                    let by = by.down(ROW * stride).skip(vector * Self::LANES);
+                    sums[ROW][vector].requantise(by, output.add(ROW * stride + vector * Self::LANES));
+                }
+            }
+        });
     }
 }

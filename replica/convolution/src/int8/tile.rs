@@ -99,23 +99,7 @@ unsafe fn blocks_of<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile:
             }
             return finish_part(tile, copy);
         }
-        // By literal numbers, so that the sums stay in registers.
-        finish_row(tile, 0, sums[0]);
-        if ROWS > 1 {
-            finish_row(tile, 1, sums[1 % ROWS]);
-        }
-        if ROWS > 2 {
-            finish_row(tile, 2, sums[2 % ROWS]);
-        }
-        if ROWS > 3 {
-            finish_row(tile, 3, sums[3 % ROWS]);
-        }
-        if ROWS > 4 {
-            finish_row(tile, 4, sums[4 % ROWS]);
-        }
-        if ROWS > 5 {
-            finish_row(tile, 5, sums[5 % ROWS]);
-        }
+        V::requantise_all(sums, tile.requantisation(0), tile.output, tile.stride);
     }
 }
 
@@ -151,16 +135,6 @@ unsafe fn sums<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile
         }
         sums
     }
-}
-
-/// Turns the sums of one pixel into levels and stores them, if all output channels of the block exist.
-///
-/// # Safety
-/// As for [`blocks_of`].
-#[inline(always)]
-unsafe fn finish_row<V: DotVector, const VECTORS: usize>(tile: Tile, row: usize, sums: [V; VECTORS]) {
-    // SAFETY: guaranteed by the caller.
-    unsafe { V::requantise_all(&sums, tile.requantisation(row), tile.output.add(row * tile.stride)) };
 }
 
 /// Turns the sums of a tile into levels, and stores those of output channels that exist.

@@ -40,7 +40,8 @@ impl DotVector for Wide {
     unsafe fn requantise(self, by: Requantisation, output: *mut u8) {
         // SAFETY: guaranteed by the caller; see `DotVector`.
         unsafe {
-            let levels = _mm512_max_epi32(self.levels(by), _mm512_setzero_si512());
+            let (scale, bias) = (_mm512_loadu_ps(by.scale), _mm512_loadu_ps(by.bias));
+            let levels = _mm512_max_epi32(self.levels(scale, bias, by.residual), _mm512_setzero_si512());
             _mm_storeu_si128(output.cast(), _mm512_cvtepi32_epi8(levels));
         }
     }
@@ -56,20 +57,31 @@ impl DotVector for Wide {
     }
 
     #[inline(always)]
-    unsafe fn requantise_all<const VECTORS: usize>(sums: &[Self; VECTORS], by: Requantisation, output: *mut u8) {
+    unsafe fn requantise_all<const ROWS: usize, const VECTORS: usize>(
+        sums: [[Self; VECTORS]; ROWS],
+        by: Requantisation,
+        output: *mut u8,
+        stride: usize,
+    ) {
         // SAFETY: guaranteed by the caller; see `DotVector`.
         unsafe {
-            // No closure: a closure would be compiled without the instructions of this function.
-            let mut levels = [_mm512_setzero_si512(); 4];
-            for vector in 0..VECTORS.min(4) {
-                levels[vector] = sums[vector].levels(by.skip(vector * Self::LANES));
-            }
-            let [a, b, c, d] = levels;
-            // A pack clamps to unsigned numbers, and takes four channels of each operand in turn: the bytes are the channels 0-3 of `a`, `b`, `c` and `d`,
-            // then the channels 4-7 of them, and so on.
-            let bytes = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
-            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            _mm512_storeu_si512(output.cast(), _mm512_permutexvar_epi32(order, bytes));
+            let mut levels = [[_mm512_setzero_si512(); 6]; ROWS];
+            unrolled!(VECTORS, VECTOR, {
+                let by = by.skip(VECTOR * Self::LANES);
+                // Read once for all pixels. Reading them for each takes a percent of a convolution.
+                let (scale, bias) = (_mm512_loadu_ps(by.scale), _mm512_loadu_ps(by.bias));
+                unrolled!(ROWS, ROW, {
+                    levels[ROW][VECTOR] = sums[ROW][VECTOR].levels(scale, bias, by.down(ROW * stride).residual);
+                });
+            });
+            unrolled!(ROWS, ROW, {
+                let [a, b, c, d, ..] = levels[ROW];
+                // A pack clamps to unsigned numbers, and takes four channels of each operand in turn: the bytes are the
+                // channels 0-3 of `a`, `b`, `c` and `d`, then the channels 4-7 of them, and so on.
+                let bytes = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
+                let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                _mm512_storeu_si512(output.add(ROW * stride).cast(), _mm512_permutexvar_epi32(order, bytes));
+            });
         }
     }
 }
@@ -80,12 +92,11 @@ impl Wide {
     /// # Safety
     /// As for [`DotVector::requantise`].
     #[inline(always)]
-    unsafe fn levels(self, by: Requantisation) -> __m512i {
+    unsafe fn levels(self, scale: __m512, bias: __m512, residual: Option<(*const u8, f32)>) -> __m512i {
         // SAFETY: guaranteed by the caller.
         unsafe {
-            let (scale, bias) = (_mm512_loadu_ps(by.scale), _mm512_loadu_ps(by.bias));
             let mut value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(self.0), scale, bias);
-            if let Some((residual, factor)) = by.residual {
+            if let Some((residual, factor)) = residual {
                 let levels = _mm512_cvtepu8_epi32(_mm_loadu_si128(residual.cast()));
                 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(levels), _mm512_set1_ps(factor), value);
             }
