@@ -49,7 +49,7 @@ fn main() {
     let batch: usize =
         std::env::args().nth(1).map_or(1, |text| text.parse().expect("the argument is a batch size, such as 8"));
     println!(
-        "batch {batch}\ninputs outputs side  filter  stride  kind          ms/image      min   GMAC/s of the definition at the minimum"
+        "batch {batch}\ninputs outputs side  filter  stride  kind           ms/image      min   GMAC/s of the definition at the minimum"
     );
     for (inputs, outputs, width, geometry) in LAYERS {
         let shape = BatchShape { images: batch, height: width, width };
@@ -107,6 +107,14 @@ impl TimedLayer {
         self.time(format!("{instructions:?}"), weights.len(), filter, |filter, output| {
             direct::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
         });
+        if WinogradFilter::has_strided(*geometry) {
+            // Transformed weights have up to nine times as many numbers, or twice as many for 7×7 taps.
+            let length = weights.len() * if geometry.side == 3 { 9 } else { 2 };
+            let filter = || WinogradFilter::strided(weights, bias, *inputs, *geometry, instructions);
+            self.time(format!("{instructions:?} Strided"), length, filter, |filter, output| {
+                winograd::convolve(input, *shape, filter, epilogue, output, &CurrentThread);
+            });
+        }
         if *geometry == THREE {
             for (tile, elements) in [(TileSize::Two, 16), (TileSize::Four, 36)] {
                 let filter = || WinogradFilter::new(weights, bias, *inputs, tile, instructions);
@@ -122,7 +130,7 @@ impl TimedLayer {
     /// a filter are `length` numbers.
     fn time<F>(&self, kind: String, length: usize, filter: impl Fn() -> F, convolve: impl Fn(&F, &mut [f32])) {
         let Self { inputs, outputs, shape, geometry: Geometry { side, stride, .. }, .. } = *self;
-        let name = format!("{inputs:>6} {outputs:>7} {:>4} {side:>7} {stride:>7}  {kind:<13}", shape.width);
+        let name = format!("{inputs:>6} {outputs:>7} {:>4} {side:>7} {stride:>7}  {kind:<14}", shape.width);
         if std::env::args().nth(2).is_some_and(|part| !name.contains(&part)) {
             return;
         }

@@ -60,17 +60,17 @@ impl Epilogue<'_> {
         // SAFETY: guaranteed by the caller.
         unsafe {
             if let Some(residual) = self.residual {
-                for (index, sum) in sums.iter_mut().enumerate() {
-                    *sum = sum.add(V::load(residual.as_ptr().add(at + index * pixel)));
+                for index in 0..COUNT {
+                    sums[index] = sums[index].add(V::load(residual.as_ptr().add(at + index * pixel)));
                 }
             }
             let least = V::splat(match self.nonlinearity {
                 Nonlinearity::Relu => 0.0,
                 Nonlinearity::None => f32::NEG_INFINITY,
             });
-            for (index, sum) in sums.into_iter().enumerate() {
+            for index in 0..COUNT {
                 // With the operands exchanged, `max` would turn NaN into a number.
-                least.max(sum).store(output.add(at + index * pixel));
+                least.max(sums[index]).store(output.add(at + index * pixel));
             }
         }
     }

@@ -1,7 +1,9 @@
-//! 3×3 convolutions of stride 1 and padding 1, by Winograd's minimal filtering.
+//! 3×3 convolutions of stride 1, and 3×3 and 7×7 convolutions of stride 2, by Winograd's minimal filtering.
 //!
-//! For each pair of input and output channel, a tile of `m` × `m` outputs takes `(m + 2)²` multiplications instead of
-//! `9 m²`: a quarter of them for `m = 4`, four ninths for `m = 2`.
+//! For each pair of input and output channel, a tile of `m` × `m` outputs of a 3×3 filter takes `(m + 2)²` multiplications
+//! instead of `9 m²`: a quarter of them for `m = 4`, four ninths for `m = 2`. With a stride of 2 it takes `(2 m + 1)²`:
+//! nine sixteenths for `m = 4`, 25 of 36 for `m = 2`. A tile of 3×3 outputs of a 7×7 filter of stride 2 takes 121 instead
+//! of 441.
 //!
 //! Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015), arXiv:1509.09308, section 4.
 
@@ -9,9 +11,12 @@ mod convolution;
 mod filter;
 mod transform;
 
+use crate::aligned::AlignedBuffer;
 use crate::partition::{check_lengths, divide};
 use crate::{BatchShape, Epilogue, Executor};
-use convolution::{WinogradConvolution, WinogradPart};
+use convolution::{TileSource, WinogradConvolution, WinogradPart};
+use filter::PHASES;
+use std::cell::RefCell;
 
 pub use filter::WinogradFilter;
 pub use transform::TileSize;
@@ -20,8 +25,8 @@ pub use transform::TileSize;
 /// channels are divided among the parts instead of tiles.
 const LEAST_TILES_OF_PART: usize = 32;
 
-/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. Both slices have the shape `shape`;
-/// `input` has the filter's input channels, and `output` has the filter's output channels.
+/// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` has the shape `shape` and the
+/// filter's input channels, and `output` has the shape of [`crate::Geometry::output`] with the filter's output channels.
 ///
 /// # Panics
 /// If the length of a slice does not fit its shape and channels.
@@ -33,15 +38,75 @@ pub fn convolve(
     output: &mut [f32],
     executor: &dyn Executor,
 ) {
-    check_lengths((input, shape, filter.inputs), (output, shape, filter.outputs), epilogue);
-    let side = filter.tile.outputs();
-    let (tiles_down, tiles_across) = (shape.height.div_ceil(side), shape.width.div_ceil(side));
-    let tiles = shape.images * tiles_down * tiles_across;
-    if tiles == 0 {
+    let outputs = filter.geometry.output(shape);
+    check_lengths((input, shape, filter.inputs), (output, outputs, filter.outputs), epilogue);
+    if outputs.pixels() == 0 {
         return;
     }
-    let convolution = WinogradConvolution::new(input, shape, (tiles_down, tiles_across), filter, epilogue, output);
+    if filter.copies_images() {
+        PHASES_OF_IMAGES.with_borrow_mut(|copy| {
+            let shape = copy_phases(input, shape, filter, copy);
+            let input = &copy[..shape.numbers(filter.depth)];
+            convolve_tiles(input, (shape, outputs, TileSource::Pixels), filter, epilogue, output, executor);
+        });
+        return;
+    }
+    let source = if filter.geometry.stride == 2 { TileSource::Phases } else { TileSource::Pixels };
+    convolve_tiles(input, (shape, outputs, source), filter, epilogue, output, executor);
+}
+
+/// Divides the tiles or blocks of a convolution among the threads of `executor`.
+fn convolve_tiles(
+    input: &[f32],
+    (shape, outputs, source): (BatchShape, BatchShape, TileSource),
+    filter: &WinogradFilter,
+    epilogue: Epilogue<'_>,
+    output: &mut [f32],
+    executor: &dyn Executor,
+) {
+    let side = filter.scheme.tile_side();
+    let (tiles_down, tiles_across) = (outputs.height.div_ceil(side), outputs.width.div_ceil(side));
+    let tiles = outputs.images * tiles_down * tiles_across;
+    let shapes = (shape, outputs, source);
+    let convolution = WinogradConvolution::new(input, shapes, (tiles_down, tiles_across), filter, epilogue, output);
     divide((tiles, LEAST_TILES_OF_PART), filter.blocks(), executor, |tiles, blocks| {
         convolution.run(WinogradPart { tiles, blocks });
     });
+}
+
+thread_local! {
+    /// Memory for the phases of images. It is kept between calls, because mapping and zeroing it takes as long as filling
+    /// it.
+    static PHASES_OF_IMAGES: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
+}
+
+/// Copies images so that the four phases of a pixel lie side by side, and returns the shape of the copies. A pixel of a
+/// copy has as many numbers as a transformed input has channels.
+fn copy_phases(input: &[f32], shape: BatchShape, filter: &WinogradFilter, copy: &mut AlignedBuffer) -> BatchShape {
+    let BatchShape { images, height, width } = shape;
+    let (inputs, depth) = (filter.inputs, filter.depth);
+    let copied = BatchShape { images, height: height.div_ceil(2), width: width.div_ceil(2) };
+    let length = copied.numbers(depth);
+    if copy.len() < length {
+        *copy = AlignedBuffer::zeroed(length);
+    }
+    let rows = copy[..length].chunks_exact_mut(copied.width * depth);
+    for (row, to) in rows.enumerate() {
+        let (image, y) = (row / copied.height, row % copied.height * 2);
+        for to in to.chunks_exact_mut(depth) {
+            to.fill(0.0);
+        }
+        for (phase, (down, across)) in PHASES.into_iter().enumerate() {
+            if y + down < height {
+                let from = &input[(image * height + y + down) * width * inputs..][..width * inputs];
+                let pixels = from.chunks_exact(inputs).skip(across).step_by(2);
+                for (to, from) in to.chunks_exact_mut(depth).zip(pixels) {
+                    for (to, from) in to[phase * inputs..].iter_mut().zip(from) {
+                        *to = *from;
+                    }
+                }
+            }
+        }
+    }
+    copied
 }

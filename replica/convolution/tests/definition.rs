@@ -10,8 +10,12 @@ use convolution::{BatchShape, CurrentThread, Epilogue, Executor, Geometry, Instr
 use proptest::prelude::*;
 use threads::Threads;
 
-/// The only geometry that Winograd's filtering can compute.
+/// The only geometry of stride 1 that Winograd's filtering can compute.
 const THREE: Geometry = Geometry { side: 3, stride: 1, padding: 1 };
+
+/// The geometries of stride 2 that Winograd's filtering can compute.
+const STRIDED: [Geometry; 2] =
+    [Geometry { side: 3, stride: 2, padding: 1 }, Geometry { side: 7, stride: 2, padding: 3 }];
 
 /// A filter of one pixel, as in half of the layers of a ResNet-50.
 const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
@@ -21,6 +25,7 @@ const ONE: Geometry = Geometry { side: 1, stride: 1, padding: 0 };
 enum Algorithm {
     Direct(Instructions),
     Winograd(TileSize, Instructions),
+    StridedWinograd(Instructions),
     Amx(TileUnit),
 }
 
@@ -34,6 +39,9 @@ impl Algorithm {
             if geometry == THREE {
                 algorithms.push((Self::Winograd(TileSize::Two, instructions), 2e-7));
                 algorithms.push((Self::Winograd(TileSize::Four, instructions), 2e-6));
+            }
+            if WinogradFilter::has_strided(geometry) {
+                algorithms.push((Self::StridedWinograd(instructions), 2e-6));
             }
         }
         // 3 × 2⁻¹⁶, the sum of three errors: each factor is off by 2⁻¹⁶ at most, and the product of the low parts,
@@ -124,6 +132,10 @@ impl Case {
                 let filter = WinogradFilter::new(weights, bias, self.inputs, tile, instructions);
                 winograd::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
             }
+            Algorithm::StridedWinograd(instructions) => {
+                let filter = WinogradFilter::strided(weights, bias, self.inputs, self.geometry, instructions);
+                winograd::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
+            }
             Algorithm::Amx(unit) => {
                 let filter = AmxFilter::new(weights, bias, self.inputs, self.geometry, unit);
                 amx::convolve(&self.input, self.shape, &filter, epilogue, &mut output, executor);
@@ -184,6 +196,17 @@ proptest! {
     }
 
     #[test]
+    fn any_shape_is_convolved_with_stride_2_as_defined(
+        (images, height, width) in (1..3_usize, 1..30_usize, 1..30_usize),
+        (inputs, outputs, geometry) in (1..40_usize, 1..70_usize, prop::sample::select(&STRIDED[..])),
+        (residual, relu) in (any::<bool>(), any::<bool>()),
+        threads in 1..5_usize,
+    ) {
+        let case = Case::new(BatchShape { images, height, width }, geometry, inputs, outputs, residual, relu);
+        case.check(&Threads(threads))?;
+    }
+
+    #[test]
     fn any_filter_is_convolved_as_defined(
         (images, height, width) in (1..4_usize, 1..20_usize, 1..20_usize),
         (side, stride, padding) in (1..8_usize, 1..4_usize, 0..4_usize),
@@ -209,6 +232,7 @@ fn the_layers_of_a_resnet_are_convolved_as_defined() {
     for (inputs, outputs, side, geometry) in [
         (3, 64, 224, Geometry { side: 7, stride: 2, padding: 3 }),
         (64, 128, 56, Geometry { side: 3, stride: 2, padding: 1 }),
+        (256, 128, 14, Geometry { side: 3, stride: 2, padding: 1 }),
         (128, 256, 28, Geometry { side: 1, stride: 2, padding: 0 }),
         (128, 512, 28, Geometry { side: 1, stride: 1, padding: 0 }),
     ] {
@@ -303,12 +327,14 @@ fn one_nan_or_infinity_reaches_the_outputs_of_its_windows() {
     let shape = BatchShape { images: 1, height: 7, width: 7 };
     // NaN with the payloads that rounding could turn into infinity or zero, and infinity.
     let payloads = [0x7fc0_0000, 0x7f80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7f80_0000].map(f32::from_bits);
-    for (geometry, number) in [THREE, ONE].into_iter().flat_map(|geometry| payloads.map(|number| (geometry, number))) {
+    let geometries = [THREE, ONE].into_iter().chain(STRIDED);
+    for (geometry, number) in geometries.flat_map(|geometry| payloads.map(|number| (geometry, number))) {
         let mut case = Case::new(shape, geometry, 16, 32, false, true);
         case.input[24 * 16 + 5] = number;
         for (algorithm, _) in Algorithm::all(geometry) {
             let output = case.output(algorithm, &CurrentThread);
-            let centre = &output[24 * 32..][..32];
+            let middle = geometry.output(shape).width / 2;
+            let centre = &output[middle * (geometry.output(shape).width + 1) * 32..][..32];
             let lost = |output: &f32| output.is_finite() && (number.is_nan() || *output != 0.0);
             assert!(!centre.iter().any(lost), "{algorithm:?} {geometry:?} {number}: {centre:?}");
         }

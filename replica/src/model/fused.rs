@@ -18,6 +18,8 @@ pub(super) enum Algorithm {
     Direct,
     /// Winograd's minimal filtering with tiles of the given size.
     Winograd(TileSize),
+    /// Winograd's minimal filtering of the phases of an image, for a stride of 2.
+    StridedWinograd,
     /// The definition of a convolution, computed on the matrix unit (AMX).
     Amx,
 }
@@ -36,22 +38,26 @@ impl Algorithm {
     /// the second is clearly faster.
     ///
     /// Larger tiles need fewer multiplications and more weights. If a batch is one image and the layer has many
-    /// weights, reading more weights takes longer than the multiplications that larger tiles save.
+    /// weights, reading more weights takes longer than the multiplications that larger tiles save. So does reading the
+    /// weights of a layer with many weights and a stride of 2.
     pub(super) fn candidates(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit) -> &'static [Self] {
         /// A layer with more transformed weights for 4×4 tiles than this number (16 MiB) uses 2×2 tiles if a batch is
         /// one image.
         const MOST_WEIGHTS_FOR_ONE_IMAGE: usize = 4 << 20;
         let is_long = 36 * layer.inputs * layer.bias.len() > MOST_WEIGHTS_FOR_ONE_IMAGE;
         let fits_winograd = layer.geometry == Geometry { side: 3, stride: 1, padding: 1 };
+        let fits_strided = WinogradFilter::has_strided(layer.geometry) && !is_long;
         match (fits_winograd, is_long && max_batch == 1, matrix_unit) {
             (true, true, MatrixUnit::Use) => &[Self::Winograd(TileSize::Two), Self::Amx],
             (true, false, MatrixUnit::Use) => &[Self::Winograd(TileSize::Four), Self::Amx],
+            (false, _, MatrixUnit::Use) if fits_strided => &[Self::StridedWinograd, Self::Amx],
             (false, _, MatrixUnit::Use) => &[Self::Direct, Self::Amx],
             (true, true, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Two)],
             (true, false, MatrixUnit::Avoid) if is_long => {
                 &[Self::Winograd(TileSize::Two), Self::Winograd(TileSize::Four)]
             }
             (true, false, MatrixUnit::Avoid) => &[Self::Winograd(TileSize::Four), Self::Winograd(TileSize::Two)],
+            (false, _, MatrixUnit::Avoid) if fits_strided => &[Self::StridedWinograd],
             (false, _, MatrixUnit::Avoid) => &[Self::Direct],
         }
     }
@@ -73,6 +79,9 @@ impl PackedFilter {
             Algorithm::Winograd(tile) => {
                 Self::Winograd(WinogradFilter::new(weights, bias, *inputs, tile, instructions))
             }
+            Algorithm::StridedWinograd => {
+                Self::Winograd(WinogradFilter::strided(weights, bias, *inputs, *geometry, instructions))
+            }
             Algorithm::Amx => Self::Amx(AmxFilter::new(weights, bias, *inputs, *geometry, TileUnit::Amx)),
         }
     }
@@ -81,7 +90,7 @@ impl PackedFilter {
     fn output(&self, shape: BatchShape) -> (usize, BatchShape) {
         match self {
             Self::Direct(filter) => (filter.outputs(), filter.geometry().output(shape)),
-            Self::Winograd(filter) => (filter.outputs(), shape),
+            Self::Winograd(filter) => (filter.outputs(), filter.geometry().output(shape)),
             Self::Amx(filter) => (filter.outputs(), filter.geometry().output(shape)),
         }
     }

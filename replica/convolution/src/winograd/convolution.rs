@@ -1,8 +1,8 @@
 //! Computes one part of a Winograd convolution on one thread: transforms tiles of inputs, multiplies them by the
 //! weights, and transforms the products back.
 
-use super::filter::WinogradFilter;
-use super::transform::{F2, F4, TileSize, WinogradTransform};
+use super::filter::{PHASES, Scheme, WinogradFilter};
+use super::transform::{F2, F2With2Taps, F3With4Taps, F4, F4With2Taps, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
 use crate::cache::second_level_bytes;
 use crate::instructions::VectorTask;
@@ -31,7 +31,12 @@ const LONG_FILTER: usize = 1 << 20;
 /// The arguments of [`super::convolve`], after their lengths were checked.
 pub(crate) struct WinogradConvolution<'a> {
     input: &'a [f32],
+    /// The shape of the images in `input`.
     shape: BatchShape,
+    /// The shape of the images in `output`.
+    outputs: BatchShape,
+    /// Where the inputs of a tile are.
+    source: TileSource,
     tiles_down: usize,
     tiles_across: usize,
     filter: &'a WinogradFilter,
@@ -41,6 +46,15 @@ pub(crate) struct WinogradConvolution<'a> {
 
 // SAFETY: parts that are computed concurrently write to different tiles or channels of `output`; see `WinogradPart`.
 unsafe impl Sync for WinogradConvolution<'_> {}
+
+/// Where the inputs of a tile are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TileSource {
+    /// In neighbouring pixels of an image.
+    Pixels,
+    /// In every second pixel of an image, for each of the [`PHASES`].
+    Phases,
+}
 
 /// The outputs that one thread computes: tiles, numbered row by row through all images, and blocks of output channels.
 /// Parts that are computed concurrently share no tiles, or share no blocks.
@@ -77,23 +91,36 @@ impl<'a> WinogradConvolution<'a> {
     /// A convolution whose lengths [`super::convolve`] has checked.
     pub(crate) fn new(
         input: &'a [f32],
-        shape: BatchShape,
+        (shape, outputs, source): (BatchShape, BatchShape, TileSource),
         (tiles_down, tiles_across): (usize, usize),
         filter: &'a WinogradFilter,
         epilogue: Epilogue<'a>,
         output: &'a mut [f32],
     ) -> Self {
         let output = output.as_mut_ptr();
-        Self { input, shape, tiles_down, tiles_across, filter, epilogue, output }
+        Self { input, shape, outputs, source, tiles_down, tiles_across, filter, epilogue, output }
     }
 
     /// Computes the outputs of `part`.
     pub(crate) fn run(&self, part: WinogradPart) {
         SCRATCH.with_borrow_mut(|scratch| {
             let instructions = self.filter.instructions;
-            match self.filter.tile {
-                TileSize::Two => instructions.dispatch(PartTask::<F2, 4, 2>::new(self, part, scratch)),
-                TileSize::Four => instructions.dispatch(PartTask::<F4, 6, 4>::new(self, part, scratch)),
+            match self.filter.scheme {
+                Scheme::Unstrided(TileSize::Two) => {
+                    instructions.dispatch(PartTask::<F2, 4, 2, 3>::new(self, part, scratch));
+                }
+                Scheme::Unstrided(TileSize::Four) => {
+                    instructions.dispatch(PartTask::<F4, 6, 4, 3>::new(self, part, scratch));
+                }
+                Scheme::Strided3Two => {
+                    instructions.dispatch(PartTask::<F2With2Taps, 3, 2, 2>::new(self, part, scratch));
+                }
+                Scheme::Strided3Four => {
+                    instructions.dispatch(PartTask::<F4With2Taps, 5, 4, 2>::new(self, part, scratch));
+                }
+                Scheme::Strided7 => {
+                    instructions.dispatch(PartTask::<F3With4Taps, 6, 3, 4>::new(self, part, scratch));
+                }
             }
         });
     }
@@ -103,14 +130,14 @@ impl<'a> WinogradConvolution<'a> {
     /// # Safety
     /// The conditions of [`Vector`] hold.
     #[inline(always)]
-    unsafe fn compute<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
+    unsafe fn compute<V: Vector, T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize>(
         &self,
         part: WinogradPart,
         scratch: &mut AlignedBuffer,
     ) {
         let columns = 2 * V::LANES;
         let sizes = self.scratch_sizes::<V>(&part, N * N);
-        let zeros = self.filter.inputs.next_multiple_of(GAP);
+        let zeros = self.filter.depth.next_multiple_of(GAP);
         let length = zeros + N * N * (sizes.input_plane + sizes.product_plane);
         if scratch.len() < length {
             *scratch = AlignedBuffer::zeroed(length);
@@ -130,18 +157,17 @@ impl<'a> WinogradConvolution<'a> {
             unsafe {
                 for (index, tile) in tiles.clone().enumerate() {
                     let to = transformed.add(index * sizes.input_row);
-                    self.transform::<V, T, N, M>(tile, zeros, to, sizes.input_plane);
+                    self.transform::<V, T, N, M, R>(tile, zeros, to, sizes.input_plane);
                 }
                 for start in part.blocks.clone().step_by(sizes.blocks_at_once) {
                     let blocks = start..part.blocks.end.min(start + sizes.blocks_at_once);
                     for element in 0..N * N {
-                        self.multiply_element::<V>((element, N * N), tiles.len(), &blocks, &sizes, &starts, products);
+                        self.multiply_element::<V>((element, N), tiles.len(), &blocks, &sizes, &starts, products);
                     }
                     let outputs = start * columns..self.filter.outputs.min(blocks.end * columns);
                     for (index, tile) in tiles.clone().enumerate() {
-                        let products = products.add(index * sizes.product_row);
-                        let from = (products.cast_const(), sizes.product_plane);
-                        self.transform_back::<V, T, N, M>(tile, from, outputs.clone());
+                        let from = products.add(index * sizes.product_row).cast_const();
+                        self.transform_back::<V, T, N, M, R>(tile, (from, sizes.product_plane), outputs.clone());
                     }
                 }
             }
@@ -152,7 +178,7 @@ impl<'a> WinogradConvolution<'a> {
     #[inline(always)]
     fn scratch_sizes<V: Vector>(&self, part: &WinogradPart, elements: usize) -> ScratchSizes {
         // Rows consist of whole vectors, so that loads and stores of scratch memory need no count.
-        let input_row = self.filter.inputs.next_multiple_of(V::LANES) + GAP;
+        let input_row = self.filter.depth.next_multiple_of(V::LANES) + GAP;
         let fitting = second_level_bytes() / CACHE_DIVISOR / (elements * input_row * size_of::<f32>());
         let is_long = self.filter.weights.len() > LONG_FILTER;
         let most = if is_long { TILES_AT_ONCE_OF_LONG_FILTER } else { fitting.max(V::ROWS) };
@@ -180,21 +206,22 @@ impl<'a> WinogradConvolution<'a> {
     #[inline(always)]
     unsafe fn multiply_element<V: Vector>(
         &self,
-        (element, elements): (usize, usize),
+        (element, side): (usize, usize),
         count: usize,
         blocks: &Range<usize>,
         sizes: &ScratchSizes,
         starts: &[*const f32],
         products: *mut f32,
     ) {
-        let (inputs, columns) = (self.filter.inputs, 2 * V::LANES);
-        let length = inputs * columns;
+        let (columns, elements) = (2 * V::LANES, side * side);
+        let length = self.filter.depth * columns;
+        let channels = self.filter.element_channels((element / side, element % side));
         let rows = Rows {
             starts: starts.as_ptr(),
             pitch: 0,
-            offset: element * sizes.input_plane,
+            offset: element * sizes.input_plane + channels.start,
             runs: 1,
-            run_length: inputs,
+            run_length: channels.len(),
             at_once: usize::MAX,
         };
         for (index, block) in blocks.clone().enumerate() {
@@ -211,7 +238,7 @@ impl<'a> WinogradConvolution<'a> {
                 let prefetch = Prefetch { start: next, length };
                 let start = products.add(element * sizes.product_plane + index * columns);
                 let sink = StoredSums { start, stride: sizes.product_row };
-                multiply::<V>(rows, count, weights, prefetch, &sink);
+                multiply::<V>(rows, count, weights.add(channels.start * columns), prefetch, &sink);
             }
         }
     }
@@ -229,7 +256,7 @@ impl<'a> WinogradConvolution<'a> {
     /// # Safety
     /// The conditions of [`Vector`] hold. `to` has room for a row of whole vectors in each of `N * N` planes.
     #[inline(always)]
-    unsafe fn transform<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
+    unsafe fn transform<V: Vector, T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize>(
         &self,
         tile: usize,
         zeros: &[f32],
@@ -237,27 +264,38 @@ impl<'a> WinogradConvolution<'a> {
         plane: usize,
     ) {
         let BatchShape { height, width, .. } = self.shape;
-        let inputs = self.filter.inputs;
         let (image, top, left) = self.position(tile, M);
-        let pixels = self.input.as_ptr().wrapping_add(image * height * width * inputs);
-        // The inputs begin one row and one column before the outputs. Row -1 and column -1 are padding; -1 wraps around
-        // to a number that is neither a row nor a column.
-        let address = |down: usize, across: usize| {
-            let (y, x) = ((top + down).wrapping_sub(1), (left + across).wrapping_sub(1));
-            if y < height && x < width { pixels.wrapping_add((y * width + x) * inputs) } else { zeros.as_ptr() }
-        };
-        let addresses: [[*const f32; N]; N] =
-            std::array::from_fn(|across| std::array::from_fn(|down| address(down, across)));
-        let whole = inputs / V::LANES * V::LANES;
-        // SAFETY: an address is that of a pixel within the image or of the zeros, and only their channels are read.
-        unsafe {
-            for channel in (0..whole).step_by(V::LANES) {
-                let load = |pixel: *const f32| V::load(pixel.add(channel));
-                transform_vector::<V, T, N, M>(&addresses, load, to.add(channel), plane);
+        // The inputs begin `R / 2` rows and columns before the outputs. Rows and columns before the image are padding;
+        // their numbers wrap around to numbers that are neither a row nor a column.
+        let lead = R / 2;
+        let mut addresses = [[zeros.as_ptr(); N]; N];
+        let mut find = |stride: usize, (row, column): (usize, usize), inputs: usize| {
+            for down in 0..N {
+                let y = (top + down).wrapping_sub(lead).wrapping_mul(stride).wrapping_add(row);
+                for across in 0..N {
+                    let x = (left + across).wrapping_sub(lead).wrapping_mul(stride).wrapping_add(column);
+                    addresses[down][across] = match y < height && x < width {
+                        true => self.input.as_ptr().wrapping_add(((image * height + y) * width + x) * inputs),
+                        false => zeros.as_ptr(),
+                    };
+                }
             }
-            if whole < inputs {
-                let load = |pixel: *const f32| V::load_some(pixel.add(whole), inputs - whole);
-                transform_vector::<V, T, N, M>(&addresses, load, to.add(whole), plane);
+            addresses
+        };
+        // SAFETY: guaranteed by the caller; an address is that of a pixel within the image or of the zeros.
+        unsafe {
+            match self.source {
+                TileSource::Pixels => {
+                    let inputs = self.filter.depth;
+                    transform_pixels::<V, T, N, M, R>(&find(1, (0, 0), inputs), inputs, to, plane);
+                }
+                TileSource::Phases => {
+                    let inputs = self.filter.inputs;
+                    for (index, phase) in PHASES.into_iter().enumerate() {
+                        let addresses = find(2, phase, inputs);
+                        transform_pixels::<V, T, N, M, R>(&addresses, inputs, to.add(index * inputs), plane);
+                    }
+                }
             }
         }
     }
@@ -269,13 +307,19 @@ impl<'a> WinogradConvolution<'a> {
     /// The conditions of [`Vector`] hold. `from` is valid for a row of whole vectors in each of `N * N` planes, and no
     /// other part computes this tile and these channels.
     #[inline(always)]
-    unsafe fn transform_back<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
+    unsafe fn transform_back<
+        V: Vector,
+        T: WinogradTransform<N, M, R>,
+        const N: usize,
+        const M: usize,
+        const R: usize,
+    >(
         &self,
         tile: usize,
         (from, plane): (*const f32, usize),
         outputs: Range<usize>,
     ) {
-        let BatchShape { height, width, .. } = self.shape;
+        let BatchShape { height, width, .. } = self.outputs;
         let (image, top, left) = self.position(tile, M);
         let (rows, columns) = ((height - top).min(M), (width - left).min(M));
         // SAFETY: only outputs within the image are written, and only their channels; the residual is as long as the
@@ -283,11 +327,12 @@ impl<'a> WinogradConvolution<'a> {
         unsafe {
             let zero = V::splat(0.0);
             for channel in outputs.clone().step_by(V::LANES) {
+                let from = from.add(channel - outputs.start);
                 let mut half = [[zero; N]; M];
                 for across in 0..N {
                     let mut column = [zero; N];
-                    for (down, value) in column.iter_mut().enumerate() {
-                        *value = V::load(from.add((down * N + across) * plane + channel - outputs.start));
+                    for down in 0..N {
+                        column[down] = V::load(from.add((down * N + across) * plane));
                     }
                     let column = T::output(column);
                     for down in 0..M {
@@ -297,20 +342,49 @@ impl<'a> WinogradConvolution<'a> {
                 let bias = V::load(self.filter.bias.as_ptr().add(channel));
                 let first = ((image * height + top) * width + left) * self.filter.outputs + channel;
                 let (line, pixel) = (width * self.filter.outputs, self.filter.outputs);
-                if (rows, columns) == (M, M) && channel + V::LANES <= outputs.end {
-                    for (down, row) in half.into_iter().enumerate() {
-                        let sums = T::output(row).map(|sum| sum.add(bias));
-                        self.epilogue.store_pixels(sums, self.output, first + down * line, pixel);
+                let is_whole = (rows, columns) == (M, M) && channel + V::LANES <= outputs.end;
+                for down in 0..M {
+                    let mut sums = T::output(half[down]);
+                    for across in 0..M {
+                        sums[across] = sums[across].add(bias);
                     }
-                    continue;
-                }
-                for (down, row) in half.into_iter().enumerate().take(rows) {
-                    for (across, sum) in T::output(row).into_iter().enumerate().take(columns) {
-                        let at = first + down * line + across * pixel;
-                        self.epilogue.store(sum.add(bias), self.output, at, (outputs.end - channel).min(V::LANES));
+                    let at = first + down * line;
+                    if is_whole {
+                        self.epilogue.store_pixels(sums, self.output, at, pixel);
+                    } else if down < rows {
+                        for across in 0..columns {
+                            let at = at + across * pixel;
+                            self.epilogue.store(sums[across], self.output, at, (outputs.end - channel).min(V::LANES));
+                        }
                     }
                 }
             }
+        }
+    }
+}
+
+/// Transforms all channels of a tile. `addresses` has the addresses of its pixels, row by row.
+///
+/// # Safety
+/// The conditions of [`Vector`] hold. Each address has `inputs` numbers, and `to` has room for whole vectors of them in
+/// each of `N * N` planes, which lie `plane` numbers apart.
+#[inline(always)]
+unsafe fn transform_pixels<V: Vector, T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize>(
+    addresses: &[[*const f32; N]; N],
+    inputs: usize,
+    to: *mut f32,
+    plane: usize,
+) {
+    let whole = inputs / V::LANES * V::LANES;
+    // SAFETY: guaranteed by the caller.
+    unsafe {
+        for channel in (0..whole).step_by(V::LANES) {
+            let load = |pixel: *const f32| V::load(pixel.add(channel));
+            transform_vector::<V, T, N, M, R>(addresses, load, to.add(channel), plane);
+        }
+        if whole < inputs {
+            let load = |pixel: *const f32| V::load_some(pixel.add(whole), inputs - whole);
+            transform_vector::<V, T, N, M, R>(addresses, load, to.add(whole), plane);
         }
     }
 }
@@ -321,7 +395,7 @@ impl<'a> WinogradConvolution<'a> {
 /// The conditions of [`Vector`] hold. `load` accepts all addresses, and `to` has room for a vector in each of `N * N`
 /// planes, which lie `plane` numbers apart.
 #[inline(always)]
-unsafe fn transform_vector<V: Vector, T: WinogradTransform<N, M>, const N: usize, const M: usize>(
+unsafe fn transform_vector<V: Vector, T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize>(
     addresses: &[[*const f32; N]; N],
     load: impl Fn(*const f32) -> V,
     to: *mut f32,
@@ -329,40 +403,48 @@ unsafe fn transform_vector<V: Vector, T: WinogradTransform<N, M>, const N: usize
 ) {
     // SAFETY: guaranteed by the caller.
     unsafe {
-        let mut rows = [[V::splat(0.0); N]; N];
+        let zero = V::splat(0.0);
+        let mut rows = [[zero; N]; N];
         for across in 0..N {
-            let column = T::input(std::array::from_fn(|down| load(addresses[across][down])));
+            let mut column = [zero; N];
+            for down in 0..N {
+                column[down] = load(addresses[down][across]);
+            }
+            let column = T::input(column);
             for down in 0..N {
                 rows[down][across] = column[down];
             }
         }
-        for (down, row) in rows.into_iter().enumerate() {
-            for (across, value) in T::input(row).into_iter().enumerate() {
-                value.store(to.add((down * N + across) * plane));
+        for down in 0..N {
+            let row = T::input(rows[down]);
+            for across in 0..N {
+                row[across].store(to.add((down * N + across) * plane));
             }
         }
     }
 }
 
 /// A part of a convolution, with the transforms of its filter's tile size.
-struct PartTask<'a, T, const N: usize, const M: usize> {
+struct PartTask<'a, T, const N: usize, const M: usize, const R: usize> {
     convolution: &'a WinogradConvolution<'a>,
     part: WinogradPart,
     scratch: &'a mut AlignedBuffer,
     transform: PhantomData<T>,
 }
 
-impl<'a, T, const N: usize, const M: usize> PartTask<'a, T, N, M> {
+impl<'a, T, const N: usize, const M: usize, const R: usize> PartTask<'a, T, N, M, R> {
     fn new(convolution: &'a WinogradConvolution<'a>, part: WinogradPart, scratch: &'a mut AlignedBuffer) -> Self {
         Self { convolution, part, scratch, transform: PhantomData }
     }
 }
 
-impl<T: WinogradTransform<N, M>, const N: usize, const M: usize> VectorTask for PartTask<'_, T, N, M> {
+impl<T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize> VectorTask
+    for PartTask<'_, T, N, M, R>
+{
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: guaranteed by the caller.
-        unsafe { self.convolution.compute::<V, T, N, M>(self.part, self.scratch) }
+        unsafe { self.convolution.compute::<V, T, N, M, R>(self.part, self.scratch) }
     }
 }
 

@@ -1,8 +1,10 @@
-//! The transforms of F(2×2, 3×3) and F(4×4, 3×3), one dimension at a time.
+//! The transforms of Winograd's algorithms, one dimension at a time.
 //!
 //! Source: Lavin and Gray (2015), arXiv:1509.09308, sections 4.1 and 4.3. The names are theirs: inputs `d` are
 //! transformed by the matrix B, filters `g` by G, and products `m` by A. A tile is transformed in both dimensions:
-//! `Bᵀ d B`, `G g Gᵀ`, `Aᵀ m A`.
+//! `Bᵀ d B`, `G g Gᵀ`, `Aᵀ m A`. Those of 2 and 4 taps are made in the same way: element `i` of a transformed filter is the
+//! value of the polynomial with the coefficients `g` at a point, divided by the product of the differences of this point to
+//! the other ones; the last element is the highest coefficient. See A. Toom (1963) and S. Cook (1966).
 
 use crate::vector::Vector;
 
@@ -24,20 +26,15 @@ impl TileSize {
             Self::Four => 4,
         }
     }
-
-    /// Side of the square of inputs from which a tile of outputs is computed, in pixels.
-    pub(crate) fn inputs(self) -> usize {
-        self.outputs() + 2
-    }
 }
 
-/// One dimension of the transforms of F(M, 3), on vectors of channels: `N = M + 2` inputs, three weights, `M` outputs.
+/// One dimension of the transforms of F(M, R), on vectors of channels: `N = M + R - 1` inputs, `R` weights, `M` outputs.
 ///
 /// # Safety
 /// The conditions of [`Vector`] hold.
-pub(crate) trait WinogradTransform<const N: usize, const M: usize> {
+pub(crate) trait WinogradTransform<const N: usize, const M: usize, const R: usize> {
     /// The transformed filter, `G g`.
-    unsafe fn filter<V: Vector>(g: [V; 3]) -> [V; N];
+    unsafe fn filter<V: Vector>(g: [V; R]) -> [V; N];
     /// The transformed inputs, `Bᵀ d`.
     unsafe fn input<V: Vector>(d: [V; N]) -> [V; N];
     /// The outputs, `Aᵀ m`.
@@ -47,7 +44,7 @@ pub(crate) trait WinogradTransform<const N: usize, const M: usize> {
 /// The transforms of F(2, 3).
 pub(crate) struct F2;
 
-impl WinogradTransform<4, 2> for F2 {
+impl WinogradTransform<4, 2, 3> for F2 {
     #[inline(always)]
     unsafe fn filter<V: Vector>(g: [V; 3]) -> [V; 4] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
@@ -75,7 +72,7 @@ impl WinogradTransform<4, 2> for F2 {
 /// The transforms of F(4, 3).
 pub(crate) struct F4;
 
-impl WinogradTransform<6, 4> for F4 {
+impl WinogradTransform<6, 4, 3> for F4 {
     #[inline(always)]
     unsafe fn filter<V: Vector>(g: [V; 3]) -> [V; 6] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
@@ -128,6 +125,119 @@ impl WinogradTransform<6, 4> for F4 {
                 wide_difference.mul_add(V::splat(2.0), difference),
                 wide_sum.mul_add(V::splat(4.0), sum),
                 wide_difference.mul_add(V::splat(8.0), difference).add(m[5]),
+            ]
+        }
+    }
+}
+
+/// The transforms of F(3, 4). The points at which polynomials are evaluated are those of F(4, 3), so inputs are
+/// transformed in the same way.
+pub(crate) struct F3With4Taps;
+
+impl WinogradTransform<6, 3, 4> for F3With4Taps {
+    #[inline(always)]
+    unsafe fn filter<V: Vector>(g: [V; 4]) -> [V; 6] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let times = |factor: f32, vector: V| vector.mul_add(V::splat(factor), V::splat(0.0));
+            let even = times(-1.0 / 6.0, g[0].add(g[2]));
+            let odd = times(-1.0 / 6.0, g[1].add(g[3]));
+            let wide_even = times(1.0 / 24.0, g[2].mul_add(V::splat(4.0), g[0]));
+            let wide_odd = times(1.0 / 12.0, g[3].mul_add(V::splat(4.0), g[1]));
+            [times(0.25, g[0]), even.add(odd), even.sub(odd), wide_even.add(wide_odd), wide_even.sub(wide_odd), g[3]]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { F4::input(d) }
+    }
+
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: [V; 6]) -> [V; 3] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+            let (wide_sum, wide_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
+            [
+                m[0].add(sum.add(wide_sum)),
+                wide_difference.mul_add(V::splat(2.0), difference),
+                wide_sum.mul_add(V::splat(4.0), sum).add(m[5]),
+            ]
+        }
+    }
+}
+
+/// The transforms of F(2, 2), with the points 0, 1 and infinity.
+pub(crate) struct F2With2Taps;
+
+impl WinogradTransform<3, 2, 2> for F2With2Taps {
+    #[inline(always)]
+    unsafe fn filter<V: Vector>(g: [V; 2]) -> [V; 3] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [g[0], g[0].add(g[1]), g[1]] }
+    }
+
+    #[inline(always)]
+    unsafe fn input<V: Vector>(d: [V; 3]) -> [V; 3] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [d[0].sub(d[1]), d[1], d[2].sub(d[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: [V; 3]) -> [V; 2] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [m[0].add(m[1]), m[1].add(m[2])] }
+    }
+}
+
+/// The transforms of F(4, 2), with the points 0, 1, -1, 2 and infinity.
+pub(crate) struct F4With2Taps;
+
+impl WinogradTransform<5, 4, 2> for F4With2Taps {
+    #[inline(always)]
+    unsafe fn filter<V: Vector>(g: [V; 2]) -> [V; 5] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let times = |factor: f32, vector: V| vector.mul_add(V::splat(factor), V::splat(0.0));
+            [
+                times(0.5, g[0]),
+                times(-0.5, g[0].add(g[1])),
+                times(1.0 / 6.0, g[1].sub(g[0])),
+                times(1.0 / 6.0, g[1].mul_add(V::splat(2.0), g[0])),
+                g[1],
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn input<V: Vector>(d: [V; 5]) -> [V; 5] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let two = V::splat(2.0);
+            let wide = d[3].sub(d[1]);
+            let (near, far) = (d[2].sub(d[1]), d[4].sub(d[2]));
+            [
+                d[0].sub(d[2]).mul_add(two, wide),
+                d[1].mul_add(V::splat(-2.0), d[3].sub(d[2])),
+                near.mul_add(V::splat(-2.0), d[3].sub(d[2])),
+                wide,
+                wide.mul_add(V::splat(-2.0), far),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: [V; 5]) -> [V; 4] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+            [
+                m[0].add(m[3].add(sum)),
+                m[3].mul_add(V::splat(2.0), difference),
+                m[3].mul_add(V::splat(4.0), sum),
+                m[3].mul_add(V::splat(8.0), difference).add(m[4]),
             ]
         }
     }
