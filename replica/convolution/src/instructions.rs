@@ -92,11 +92,11 @@ impl Instructions {
         // SAFETY: the processor has the instructions.
         unsafe {
             match self {
-                Self::Portable => task.run::<Portable>(),
+                Self::Portable => Portable::run_apart(task),
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx2 => run_with_avx2(task),
+                Self::Avx2 => __m256::run_apart(task),
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx512 => run_with_avx512(task),
+                Self::Avx512 => __m512::run_apart(task),
                 #[cfg(not(target_arch = "x86_64"))]
                 Self::Avx2 | Self::Avx512 => unreachable!("the assertion above has refused the set"),
             }
@@ -120,18 +120,4 @@ pub(crate) trait VectorTask {
     /// # Safety
     /// The conditions of [`Vector`] hold.
     unsafe fn run<V: Vector>(self);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn run_with_avx2(task: impl VectorTask) {
-    // SAFETY: guaranteed by the caller.
-    unsafe { task.run::<__m256>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn run_with_avx512(task: impl VectorTask) {
-    // SAFETY: guaranteed by the caller.
-    unsafe { task.run::<__m512>() }
 }

@@ -9,6 +9,7 @@
 
 mod convolution;
 mod filter;
+mod grid;
 mod transform;
 
 use crate::aligned::AlignedBuffer;
@@ -16,6 +17,7 @@ use crate::partition::{check_lengths, divide};
 use crate::{BatchShape, Epilogue, Executor};
 use convolution::{TileSource, WinogradConvolution, WinogradPart};
 use filter::PHASES;
+use grid::TileGrid;
 use std::cell::RefCell;
 
 pub use filter::WinogradFilter;
@@ -64,12 +66,9 @@ fn convolve_tiles(
     output: &mut [f32],
     executor: &dyn Executor,
 ) {
-    let side = filter.scheme.tile_side();
-    let (tiles_down, tiles_across) = (outputs.height.div_ceil(side), outputs.width.div_ceil(side));
-    let tiles = outputs.images * tiles_down * tiles_across;
-    let shapes = (shape, outputs, source);
-    let convolution = WinogradConvolution::new(input, shapes, (tiles_down, tiles_across), filter, epilogue, output);
-    divide((tiles, LEAST_TILES_OF_PART), filter.blocks(), executor, |tiles, blocks| {
+    let grid = TileGrid::new(outputs, filter.scheme.tile_side());
+    let convolution = WinogradConvolution::new(input, (shape, outputs, source), grid, filter, epilogue, output);
+    divide((grid.tiles(), LEAST_TILES_OF_PART), filter.blocks(), executor, |tiles, blocks| {
         convolution.run(WinogradPart { tiles, blocks });
     });
 }

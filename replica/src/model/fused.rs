@@ -38,15 +38,15 @@ impl Algorithm {
     /// the second is clearly faster.
     ///
     /// Larger tiles need fewer multiplications and more weights. If a batch is one image and the layer has many
-    /// weights, reading more weights takes longer than the multiplications that larger tiles save. So does reading the
-    /// weights of a layer with many weights and a stride of 2.
+    /// weights, reading more weights takes longer than the multiplications that larger tiles save. With a stride of 2, it
+    /// takes about as long.
     pub(super) fn candidates(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit) -> &'static [Self] {
         /// A layer with more transformed weights for 4×4 tiles than this number (16 MiB) uses 2×2 tiles if a batch is
         /// one image.
         const MOST_WEIGHTS_FOR_ONE_IMAGE: usize = 4 << 20;
         let is_long = 36 * layer.inputs * layer.bias.len() > MOST_WEIGHTS_FOR_ONE_IMAGE;
         let fits_winograd = layer.geometry == Geometry { side: 3, stride: 1, padding: 1 };
-        let fits_strided = WinogradFilter::has_strided(layer.geometry) && !is_long;
+        let fits_strided = WinogradFilter::has_strided(layer.geometry) && !(is_long && max_batch == 1);
         match (fits_winograd, is_long && max_batch == 1, matrix_unit) {
             (true, true, MatrixUnit::Use) => &[Self::Winograd(TileSize::Two), Self::Amx],
             (true, false, MatrixUnit::Use) => &[Self::Winograd(TileSize::Four), Self::Amx],

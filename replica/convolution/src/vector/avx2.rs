@@ -1,12 +1,19 @@
 //! Vectors of 8 numbers: AVX2 with FMA.
 
 use super::Vector;
+use crate::instructions::VectorTask;
 use crate::product::{GroupProduct, Kernel};
 use std::arch::x86_64::*;
 
 impl Vector for __m256 {
     const LANES: usize = 8;
     const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>, kernel::<5>, kernel::<6>];
+
+    #[inline(always)]
+    unsafe fn run_apart(task: impl VectorTask) {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { run(task) }
+    }
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -67,4 +74,11 @@ impl Vector for __m256 {
 unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
     // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
     unsafe { product.multiply::<__m256, ROWS>() }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline(never)]
+unsafe fn run(task: impl VectorTask) {
+    // SAFETY: guaranteed by the caller; see `Vector::run_apart`.
+    unsafe { task.run::<__m256>() }
 }

@@ -1,6 +1,7 @@
 //! Vectors of 16 numbers: AVX-512 Foundation.
 
 use super::Vector;
+use crate::instructions::VectorTask;
 use crate::product::{GroupProduct, Kernel};
 use std::arch::x86_64::*;
 
@@ -20,6 +21,12 @@ impl Vector for __m512 {
         kernel::<11>,
         kernel::<12>,
     ];
+
+    #[inline(always)]
+    unsafe fn run_apart(task: impl VectorTask) {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { run(task) }
+    }
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {
@@ -80,4 +87,11 @@ impl Vector for __m512 {
 unsafe fn kernel<const ROWS: usize>(product: &GroupProduct) {
     // SAFETY: guaranteed by the caller; see `Vector::KERNELS`.
     unsafe { product.multiply::<__m512, ROWS>() }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline(never)]
+unsafe fn run(task: impl VectorTask) {
+    // SAFETY: guaranteed by the caller; see `Vector::run_apart`.
+    unsafe { task.run::<__m512>() }
 }

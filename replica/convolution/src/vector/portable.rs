@@ -1,6 +1,7 @@
 //! Vectors of 4 numbers in plain arithmetic, which the compiler turns into the vector instructions of the target.
 
 use super::Vector;
+use crate::instructions::VectorTask;
 use crate::product::{GroupProduct, Kernel};
 
 /// A vector of four numbers that needs no particular processor.
@@ -17,6 +18,12 @@ impl Portable {
 impl Vector for Portable {
     const LANES: usize = 4;
     const KERNELS: &[Kernel] = &[kernel::<1>, kernel::<2>, kernel::<3>, kernel::<4>];
+
+    #[inline(never)]
+    unsafe fn run_apart(task: impl VectorTask) {
+        // SAFETY: guaranteed by the caller; see `Vector`.
+        unsafe { task.run::<Self>() }
+    }
 
     #[inline(always)]
     unsafe fn splat(number: f32) -> Self {

@@ -2,6 +2,7 @@
 //! weights, and transforms the products back.
 
 use super::filter::{PHASES, Scheme, WinogradFilter};
+use super::grid::{CLASSES, Members, Span, Tile, TileGrid, class};
 use super::transform::{F2, F2With2Taps, F3With4Taps, F4, F4With2Taps, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
 use crate::cache::second_level_bytes;
@@ -37,8 +38,7 @@ pub(crate) struct WinogradConvolution<'a> {
     outputs: BatchShape,
     /// Where the inputs of a tile are.
     source: TileSource,
-    tiles_down: usize,
-    tiles_across: usize,
+    grid: TileGrid,
     filter: &'a WinogradFilter,
     epilogue: Epilogue<'a>,
     output: *mut f32,
@@ -92,13 +92,13 @@ impl<'a> WinogradConvolution<'a> {
     pub(crate) fn new(
         input: &'a [f32],
         (shape, outputs, source): (BatchShape, BatchShape, TileSource),
-        (tiles_down, tiles_across): (usize, usize),
+        grid: TileGrid,
         filter: &'a WinogradFilter,
         epilogue: Epilogue<'a>,
         output: &'a mut [f32],
     ) -> Self {
         let output = output.as_mut_ptr();
-        Self { input, shape, outputs, source, tiles_down, tiles_across, filter, epilogue, output }
+        Self { input, shape, outputs, source, grid, filter, epilogue, output }
     }
 
     /// Computes the outputs of `part`.
@@ -147,28 +147,63 @@ impl<'a> WinogradConvolution<'a> {
         zeros.fill(0.0);
         let (transformed, products) = scratch.split_at_mut(N * N * sizes.input_plane);
         let (transformed, products) = (transformed.as_mut_ptr(), products.as_mut_ptr());
-        let starts: Vec<*const f32> = (0..sizes.tiles_at_once)
-            .map(|tile| transformed.wrapping_add(tile * sizes.input_row).cast_const())
-            .collect();
+        let mut members = Members::default();
         for first in part.tiles.clone().step_by(sizes.tiles_at_once) {
             let tiles = first..part.tiles.end.min(first + sizes.tiles_at_once);
+            members.fill(tiles.map(|tile| self.grid.tile(tile)), transformed, sizes.input_row);
             // SAFETY: every plane has room for `tiles_at_once` rows of all input channels, and of the columns of
             // `blocks_at_once` blocks. The blocks are blocks of the filter.
             unsafe {
-                for (index, tile) in tiles.clone().enumerate() {
-                    let to = transformed.add(index * sizes.input_row);
-                    self.transform::<V, T, N, M, R>(tile, zeros, to, sizes.input_plane);
-                }
+                let (input_row, plane) = (sizes.input_row, sizes.input_plane);
+                let (convolution, zeros, whole) = (self, &*zeros, members.whole);
+                let tiles = &members.tiles[..whole];
+                V::run_apart(TransformTiles::<T, N, M, R, true> {
+                    convolution,
+                    tiles,
+                    zeros,
+                    to: transformed,
+                    input_row,
+                    plane,
+                    transform: PhantomData,
+                });
+                V::run_apart(TransformTiles::<T, N, M, R, false> {
+                    convolution,
+                    tiles: &members.tiles[whole..],
+                    zeros,
+                    to: transformed.add(whole * input_row),
+                    input_row,
+                    plane,
+                    transform: PhantomData,
+                });
                 for start in part.blocks.clone().step_by(sizes.blocks_at_once) {
                     let blocks = start..part.blocks.end.min(start + sizes.blocks_at_once);
                     for element in 0..N * N {
-                        self.multiply_element::<V>((element, N), tiles.len(), &blocks, &sizes, &starts, products);
+                        let starts = &members.starts[class((element / N, element % N), T::SPARE)];
+                        self.multiply_element::<V>((element, N), &blocks, &sizes, starts, products);
                     }
                     let outputs = start * columns..self.filter.outputs.min(blocks.end * columns);
-                    for (index, tile) in tiles.clone().enumerate() {
-                        let from = products.add(index * sizes.product_row).cast_const();
-                        self.transform_back::<V, T, N, M, R>(tile, (from, sizes.product_plane), outputs.clone());
-                    }
+                    let whole = if outputs.len().is_multiple_of(V::LANES) { members.whole } else { 0 };
+                    let (row, plane) = (sizes.product_row, sizes.product_plane);
+                    V::run_apart(TransformTilesBack::<T, N, M, R, true> {
+                        convolution,
+                        tiles: &members.tiles[..whole],
+                        places: &members.places[..whole],
+                        from: products,
+                        row,
+                        plane,
+                        outputs: outputs.clone(),
+                        transform: PhantomData,
+                    });
+                    V::run_apart(TransformTilesBack::<T, N, M, R, false> {
+                        convolution,
+                        tiles: &members.tiles[whole..],
+                        places: &members.places[whole..],
+                        from: products,
+                        row,
+                        plane,
+                        outputs,
+                        transform: PhantomData,
+                    });
                 }
             }
         }
@@ -198,21 +233,22 @@ impl<'a> WinogradConvolution<'a> {
         }
     }
 
-    /// Multiplies one tile element of `count` transformed tiles by its weights, for `blocks` of output channels.
+    /// Multiplies one element of the transformed tiles at `starts` by its weights, for `blocks` of output channels.
     ///
     /// # Safety
-    /// The conditions of [`Vector`] hold. `starts` has the addresses of at least `count` transformed tiles, whose planes
-    /// `sizes` describes, and `products` has the planes of products that `sizes` describes.
+    /// The conditions of [`Vector`] hold. `starts` has the addresses of transformed tiles, whose planes `sizes` describes, and `products` has the planes of products that `sizes` describes.
     #[inline(always)]
     unsafe fn multiply_element<V: Vector>(
         &self,
         (element, side): (usize, usize),
-        count: usize,
         blocks: &Range<usize>,
         sizes: &ScratchSizes,
         starts: &[*const f32],
         products: *mut f32,
     ) {
+        if starts.is_empty() {
+            return;
+        }
         let (columns, elements) = (2 * V::LANES, side * side);
         let length = self.filter.depth * columns;
         let channels = self.filter.element_channels((element / side, element % side));
@@ -238,33 +274,34 @@ impl<'a> WinogradConvolution<'a> {
                 let prefetch = Prefetch { start: next, length };
                 let start = products.add(element * sizes.product_plane + index * columns);
                 let sink = StoredSums { start, stride: sizes.product_row };
-                multiply::<V>(rows, count, weights.add(channels.start * columns), prefetch, &sink);
+                multiply::<V>(rows, starts.len(), weights.add(channels.start * columns), prefetch, &sink);
             }
         }
     }
 
-    /// The position of a tile of `side` × `side` outputs: its image, and the row and column of its first output.
-    #[inline(always)]
-    fn position(&self, tile: usize, side: usize) -> (usize, usize, usize) {
-        let (row, column) = (tile / self.tiles_across, tile % self.tiles_across);
-        (row / self.tiles_down, row % self.tiles_down * side, column * side)
-    }
-
     /// Reads the inputs of a tile and writes its `N * N` transformed elements, which lie `plane` numbers apart. `zeros`
-    /// has a zero for each input channel.
+    /// has a zero for each input channel. If `IS_WHOLE`, the tile is not short.
     ///
     /// # Safety
     /// The conditions of [`Vector`] hold. `to` has room for a row of whole vectors in each of `N * N` planes.
     #[inline(always)]
-    unsafe fn transform<V: Vector, T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize>(
+    unsafe fn transform<
+        V: Vector,
+        T: WinogradTransform<N, M, R>,
+        const N: usize,
+        const M: usize,
+        const R: usize,
+        const IS_WHOLE: bool,
+    >(
         &self,
-        tile: usize,
+        tile: Tile,
         zeros: &[f32],
         to: *mut f32,
         plane: usize,
     ) {
         let BatchShape { height, width, .. } = self.shape;
-        let (image, top, left) = self.position(tile, M);
+        let Tile { image, down: Span { start: top, .. }, across: Span { start: left, .. } } = tile;
+        let short = (!IS_WHOLE && tile.down.is_short, !IS_WHOLE && tile.across.is_short);
         // The inputs begin `R / 2` rows and columns before the outputs. Rows and columns before the image are padding;
         // their numbers wrap around to numbers that are neither a row nor a column.
         let lead = R / 2;
@@ -287,13 +324,13 @@ impl<'a> WinogradConvolution<'a> {
             match self.source {
                 TileSource::Pixels => {
                     let inputs = self.filter.depth;
-                    transform_pixels::<V, T, N, M, R>(&find(1, (0, 0), inputs), inputs, to, plane);
+                    transform_pixels::<V, T, N, M, R>(&find(1, (0, 0), inputs), inputs, to, plane, short);
                 }
                 TileSource::Phases => {
                     let inputs = self.filter.inputs;
                     for (index, phase) in PHASES.into_iter().enumerate() {
                         let addresses = find(2, phase, inputs);
-                        transform_pixels::<V, T, N, M, R>(&addresses, inputs, to.add(index * inputs), plane);
+                        transform_pixels::<V, T, N, M, R>(&addresses, inputs, to.add(index * inputs), plane, short);
                     }
                 }
             }
@@ -301,7 +338,8 @@ impl<'a> WinogradConvolution<'a> {
     }
 
     /// Reads the `N * N` products of a tile, which lie `plane` numbers apart, and writes its outputs that lie within
-    /// the image, for the output channels `outputs`.
+    /// the image, for the output channels `outputs`. `from` has an address for each class of elements. If `IS_WHOLE`, the
+    /// tile is not short and the outputs have whole vectors of channels.
     ///
     /// # Safety
     /// The conditions of [`Vector`] hold. `from` is valid for a row of whole vectors in each of `N * N` planes, and no
@@ -313,28 +351,31 @@ impl<'a> WinogradConvolution<'a> {
         const N: usize,
         const M: usize,
         const R: usize,
+        const IS_WHOLE: bool,
     >(
         &self,
-        tile: usize,
-        (from, plane): (*const f32, usize),
+        tile: Tile,
+        (from, plane): ([*const f32; CLASSES], usize),
         outputs: Range<usize>,
     ) {
         let BatchShape { height, width, .. } = self.outputs;
-        let (image, top, left) = self.position(tile, M);
-        let (rows, columns) = ((height - top).min(M), (width - left).min(M));
+        let Tile { image, down: Span { start: top, .. }, across: Span { start: left, .. } } = tile;
+        let (short_down, short_across) = (!IS_WHOLE && tile.down.is_short, !IS_WHOLE && tile.across.is_short);
+        let (rows, columns) = if IS_WHOLE { (M, M) } else { (tile.down.length, tile.across.length) };
         // SAFETY: only outputs within the image are written, and only their channels; the residual is as long as the
         // output.
         unsafe {
             let zero = V::splat(0.0);
             for channel in outputs.clone().step_by(V::LANES) {
-                let from = from.add(channel - outputs.start);
+                let from = from.map(|from| from.wrapping_add(channel - outputs.start));
                 let mut half = [[zero; N]; M];
                 for across in 0..N {
                     let mut column = [zero; N];
                     for down in 0..N {
-                        column[down] = V::load(from.add((down * N + across) * plane));
+                        let class = if IS_WHOLE { 0 } else { class((down, across), T::SPARE) };
+                        column[down] = V::load(from[class].add((down * N + across) * plane));
                     }
-                    let column = T::output(column);
+                    let column = if short_down { T::short_output(column) } else { T::output(column) };
                     for down in 0..M {
                         half[down][across] = column[down];
                     }
@@ -342,20 +383,19 @@ impl<'a> WinogradConvolution<'a> {
                 let bias = V::load(self.filter.bias.as_ptr().add(channel));
                 let first = ((image * height + top) * width + left) * self.filter.outputs + channel;
                 let (line, pixel) = (width * self.filter.outputs, self.filter.outputs);
-                let is_whole = (rows, columns) == (M, M) && channel + V::LANES <= outputs.end;
-                for down in 0..M {
-                    let mut sums = T::output(half[down]);
+                let count = if IS_WHOLE { V::LANES } else { (outputs.end - channel).min(V::LANES) };
+                for down in 0..rows {
+                    let mut sums = if short_across { T::short_output(half[down]) } else { T::output(half[down]) };
                     for across in 0..M {
                         sums[across] = sums[across].add(bias);
                     }
                     let at = first + down * line;
-                    if is_whole {
+                    if IS_WHOLE {
                         self.epilogue.store_pixels(sums, self.output, at, pixel);
-                    } else if down < rows {
-                        for across in 0..columns {
-                            let at = at + across * pixel;
-                            self.epilogue.store(sums[across], self.output, at, (outputs.end - channel).min(V::LANES));
-                        }
+                        continue;
+                    }
+                    for across in 0..columns {
+                        self.epilogue.store(sums[across], self.output, at + across * pixel, count);
                     }
                 }
             }
@@ -374,17 +414,18 @@ unsafe fn transform_pixels<V: Vector, T: WinogradTransform<N, M, R>, const N: us
     inputs: usize,
     to: *mut f32,
     plane: usize,
+    short: (bool, bool),
 ) {
     let whole = inputs / V::LANES * V::LANES;
     // SAFETY: guaranteed by the caller.
     unsafe {
         for channel in (0..whole).step_by(V::LANES) {
             let load = |pixel: *const f32| V::load(pixel.add(channel));
-            transform_vector::<V, T, N, M, R>(addresses, load, to.add(channel), plane);
+            transform_vector::<V, T, N, M, R>(addresses, load, to.add(channel), plane, short);
         }
         if whole < inputs {
             let load = |pixel: *const f32| V::load_some(pixel.add(whole), inputs - whole);
-            transform_vector::<V, T, N, M, R>(addresses, load, to.add(whole), plane);
+            transform_vector::<V, T, N, M, R>(addresses, load, to.add(whole), plane, short);
         }
     }
 }
@@ -400,6 +441,7 @@ unsafe fn transform_vector<V: Vector, T: WinogradTransform<N, M, R>, const N: us
     load: impl Fn(*const f32) -> V,
     to: *mut f32,
     plane: usize,
+    short: (bool, bool),
 ) {
     // SAFETY: guaranteed by the caller.
     unsafe {
@@ -410,13 +452,13 @@ unsafe fn transform_vector<V: Vector, T: WinogradTransform<N, M, R>, const N: us
             for down in 0..N {
                 column[down] = load(addresses[down][across]);
             }
-            let column = T::input(column);
+            let column = if short.0 { T::short_input(column) } else { T::input(column) };
             for down in 0..N {
                 rows[down][across] = column[down];
             }
         }
         for down in 0..N {
-            let row = T::input(rows[down]);
+            let row = if short.1 { T::short_input(rows[down]) } else { T::input(rows[down]) };
             for across in 0..N {
                 row[across].store(to.add((down * N + across) * plane));
             }
@@ -445,6 +487,68 @@ impl<T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usi
     unsafe fn run<V: Vector>(self) {
         // SAFETY: guaranteed by the caller.
         unsafe { self.convolution.compute::<V, T, N, M, R>(self.part, self.scratch) }
+    }
+}
+
+/// Transforms the inputs of tiles, which are not short if `IS_WHOLE`.
+struct TransformTiles<'a, T, const N: usize, const M: usize, const R: usize, const IS_WHOLE: bool> {
+    convolution: &'a WinogradConvolution<'a>,
+    tiles: &'a [Tile],
+    zeros: &'a [f32],
+    /// The first element of the first tile.
+    to: *mut f32,
+    /// Distance between two tiles.
+    input_row: usize,
+    /// Distance between two elements.
+    plane: usize,
+    transform: PhantomData<T>,
+}
+
+impl<T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize, const IS_WHOLE: bool> VectorTask
+    for TransformTiles<'_, T, N, M, R, IS_WHOLE>
+{
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for (index, tile) in self.tiles.iter().enumerate() {
+            // SAFETY: guaranteed by the maker of the task.
+            unsafe {
+                let to = self.to.add(index * self.input_row);
+                self.convolution.transform::<V, T, N, M, R, IS_WHOLE>(*tile, self.zeros, to, self.plane);
+            }
+        }
+    }
+}
+
+/// Transforms the products of tiles back. If `IS_WHOLE`, the tiles are not short and `outputs` has whole vectors.
+struct TransformTilesBack<'a, T, const N: usize, const M: usize, const R: usize, const IS_WHOLE: bool> {
+    convolution: &'a WinogradConvolution<'a>,
+    tiles: &'a [Tile],
+    /// The places of the tiles among the tiles of each class of elements.
+    places: &'a [[usize; CLASSES]],
+    /// The first product.
+    from: *const f32,
+    /// Distance between two tiles.
+    row: usize,
+    /// Distance between two elements.
+    plane: usize,
+    /// The output channels.
+    outputs: Range<usize>,
+    transform: PhantomData<T>,
+}
+
+impl<T: WinogradTransform<N, M, R>, const N: usize, const M: usize, const R: usize, const IS_WHOLE: bool> VectorTask
+    for TransformTilesBack<'_, T, N, M, R, IS_WHOLE>
+{
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { convolution, tiles, places, from, row, plane, outputs, .. } = self;
+        for (tile, places) in tiles.iter().zip(places) {
+            let from = places.map(|place| from.wrapping_add(place * row));
+            // SAFETY: guaranteed by the maker of the task.
+            unsafe {
+                convolution.transform_back::<V, T, N, M, R, IS_WHOLE>(*tile, (from, plane), outputs.clone());
+            }
+        }
     }
 }
 

@@ -39,6 +39,14 @@ pub(crate) trait WinogradTransform<const N: usize, const M: usize, const R: usiz
     unsafe fn input<V: Vector>(d: [V; N]) -> [V; N];
     /// The outputs, `Aᵀ m`.
     unsafe fn output<V: Vector>(m: [V; N]) -> [V; M];
+
+    /// The element that a short tile does without. A short tile has `M - 1` outputs, for which `N - 1` points are enough.
+    const SPARE: usize;
+    /// The transformed inputs of a short tile, for the same transformed filter. The last input is not used, and the spare
+    /// element is zero.
+    unsafe fn short_input<V: Vector>(d: [V; N]) -> [V; N];
+    /// The outputs of a short tile. The spare element is not used, and the last output is zero.
+    unsafe fn short_output<V: Vector>(m: [V; N]) -> [V; M];
 }
 
 /// The transforms of F(2, 3).
@@ -66,6 +74,20 @@ impl WinogradTransform<4, 2, 3> for F2 {
     unsafe fn output<V: Vector>(m: [V; 4]) -> [V; 2] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
         unsafe { [m[0].add(m[1].add(m[2])), m[1].sub(m[2]).sub(m[3])] }
+    }
+
+    const SPARE: usize = 2;
+
+    #[inline(always)]
+    unsafe fn short_input<V: Vector>(d: [V; 4]) -> [V; 4] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [d[0].sub(d[1]), d[1].add(d[1]), V::splat(0.0), d[2].sub(d[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn short_output<V: Vector>(m: [V; 4]) -> [V; 2] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [m[0].add(m[1].add(m[3])), V::splat(0.0)] }
     }
 }
 
@@ -128,6 +150,40 @@ impl WinogradTransform<6, 4, 3> for F4 {
             ]
         }
     }
+
+    const SPARE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn short_input<V: Vector>(d: [V; 6]) -> [V; 6] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let (two, minus_two, zero) = (V::splat(2.0), V::splat(-2.0), V::splat(0.0));
+            let (near, wide) = (d[2].sub(d[1]), d[3].sub(d[1]));
+            let (step, far) = (d[3].sub(d[2]), d[4].sub(d[2]));
+            [
+                d[2].sub(d[0]).mul_add(V::splat(-4.0), wide.mul_add(two, zero)),
+                d[1].mul_add(minus_two, step).mul_add(V::splat(3.0), zero),
+                near.mul_add(minus_two, step),
+                wide.mul_add(V::splat(4.0), zero),
+                zero,
+                wide.mul_add(minus_two, far),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn short_output<V: Vector>(m: [V; 6]) -> [V; 4] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+            [
+                m[0].add(sum.add(m[3])),
+                m[3].mul_add(V::splat(2.0), difference),
+                m[3].mul_add(V::splat(4.0), sum).add(m[5]),
+                V::splat(0.0),
+            ]
+        }
+    }
 }
 
 /// The transforms of F(3, 4). The points at which polynomials are evaluated are those of F(4, 3), so inputs are
@@ -167,6 +223,23 @@ impl WinogradTransform<6, 3, 4> for F3With4Taps {
             ]
         }
     }
+
+    const SPARE: usize = F4::SPARE;
+
+    #[inline(always)]
+    unsafe fn short_input<V: Vector>(d: [V; 6]) -> [V; 6] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { F4::short_input(d) }
+    }
+
+    #[inline(always)]
+    unsafe fn short_output<V: Vector>(m: [V; 6]) -> [V; 3] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let difference = m[1].sub(m[2]).add(m[5]);
+            [m[0].add(m[1].add(m[2]).add(m[3])), m[3].mul_add(V::splat(2.0), difference), V::splat(0.0)]
+        }
+    }
 }
 
 /// The transforms of F(2, 2), with the points 0, 1 and infinity.
@@ -189,6 +262,20 @@ impl WinogradTransform<3, 2, 2> for F2With2Taps {
     unsafe fn output<V: Vector>(m: [V; 3]) -> [V; 2] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
         unsafe { [m[0].add(m[1]), m[1].add(m[2])] }
+    }
+
+    const SPARE: usize = 1;
+
+    #[inline(always)]
+    unsafe fn short_input<V: Vector>(d: [V; 3]) -> [V; 3] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [d[0], V::splat(0.0), d[1]] }
+    }
+
+    #[inline(always)]
+    unsafe fn short_output<V: Vector>(m: [V; 3]) -> [V; 2] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe { [m[0].add(m[2]), V::splat(0.0)] }
     }
 }
 
@@ -239,6 +326,32 @@ impl WinogradTransform<5, 4, 2> for F4With2Taps {
                 m[3].mul_add(V::splat(4.0), sum),
                 m[3].mul_add(V::splat(8.0), difference).add(m[4]),
             ]
+        }
+    }
+
+    const SPARE: usize = 3;
+
+    #[inline(always)]
+    unsafe fn short_input<V: Vector>(d: [V; 5]) -> [V; 5] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let zero = V::splat(0.0);
+            [
+                d[0].sub(d[2]).mul_add(V::splat(2.0), zero),
+                zero.sub(d[1].add(d[2])),
+                d[1].sub(d[2]).mul_add(V::splat(3.0), zero),
+                zero,
+                d[3].sub(d[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn short_output<V: Vector>(m: [V; 5]) -> [V; 4] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let sum = m[1].add(m[2]);
+            [m[0].add(sum), m[1].sub(m[2]), sum.add(m[4]), V::splat(0.0)]
         }
     }
 }
