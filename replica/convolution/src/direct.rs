@@ -126,7 +126,7 @@ impl DirectConvolution<'_> {
         unsafe {
             let weights = filter.weights.as_ptr().add(block * length);
             let prefetch = Prefetch { start: weights.wrapping_add(length), length };
-            multiply::<V>(inputs, rows.len() * outputs.width, weights, prefetch, &sink);
+            multiply::<V, _>(inputs, rows.len() * outputs.width, weights, prefetch, &sink);
         }
     }
 }
@@ -157,6 +157,8 @@ struct EpilogueSink<'a> {
 }
 
 impl Sink for EpilogueSink<'_> {
+    const HAS_ALL_ROWS: bool = false;
+
     #[inline(always)]
     fn memory(&self, _row: usize) -> *mut f32 {
         self.sums.as_ptr().cast()

@@ -56,6 +56,10 @@ impl Prefetch {
 
 /// Receives the sums of a product.
 pub(crate) trait Sink {
+    /// Whether the sums of all rows have memory, and [`Self::finish`] does nothing. The rows are then multiplied by one
+    /// call of a kernel for all groups of the same size.
+    const HAS_ALL_ROWS: bool;
+
     /// The memory for the sums of the group of rows that begins with `row`. It has [`Self::stride`] numbers for each row.
     fn memory(&self, row: usize) -> *mut f32;
 
@@ -82,25 +86,28 @@ const LINE: usize = 16;
 /// The conditions of [`Vector`] hold. `rows` and `block` are valid for all numbers that the product reads, and `sink`
 /// has memory for `2 * LANES` numbers in each of `count` rows.
 #[inline(always)]
-pub(crate) unsafe fn multiply<V: Vector>(
+pub(crate) unsafe fn multiply<V: Vector, S: Sink>(
     rows: Rows,
     count: usize,
     block: *const f32,
     prefetch: Prefetch,
-    sink: &impl Sink,
+    sink: &S,
 ) {
     // Groups have nearly equal sizes. If 16 rows made groups of 12 and 4, the second would leave most registers unused.
     let groups = count.div_ceil(rows.at_once.min(V::ROWS));
     let (least, longer) = (count / groups, count % groups);
-    let stretches = rows.runs * rows.run_length.div_ceil(STEPS);
+    let stretches = (rows.runs * (rows.run_length / STEPS)).max(1);
     let mut lines = prefetch.length.div_ceil(LINE);
     let lines_at_once = lines.div_ceil(groups * stretches);
     let (mut starts, mut next, mut first) = (rows.starts, prefetch.start, 0);
-    for group in 0..groups {
-        let size = least + usize::from(group < longer);
-        let ahead = lines.min(lines_at_once * stretches);
+    let mut done = 0;
+    while done < groups {
+        let (size, end) = if done < longer { (least + 1, longer) } else { (least, groups) };
+        let together = if S::HAS_ALL_ROWS { end - done } else { 1 };
+        let ahead = lines.min(lines_at_once * stretches * together);
         let product = GroupProduct {
             rows: Rows { starts, ..rows },
+            groups: together,
             block,
             next,
             lines: ahead,
@@ -111,10 +118,10 @@ pub(crate) unsafe fn multiply<V: Vector>(
         // SAFETY: guaranteed by the caller; the rows of all groups add up to `count`.
         unsafe {
             V::KERNELS[size - 1](&product);
-            sink.finish::<V>(first..first + size);
+            sink.finish::<V>(first..first + together * size);
         }
-        (starts, next) = (starts.wrapping_add(size), next.wrapping_add(ahead * LINE));
-        (first, lines) = (first + size, lines - ahead);
+        (starts, next) = (starts.wrapping_add(together * size), next.wrapping_add(ahead * LINE));
+        (first, lines, done) = (first + together * size, lines - ahead, done + together);
     }
 }
 
@@ -125,10 +132,12 @@ pub(crate) unsafe fn multiply<V: Vector>(
 /// The conditions of [`multiply`] hold, and the group has as many rows as the kernel is made for.
 pub(crate) type Kernel = unsafe fn(&GroupProduct);
 
-/// A product of a group of rows.
+/// A product of one or more groups of rows.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupProduct {
     rows: Rows,
+    /// Number of groups.
+    groups: usize,
     block: *const f32,
     /// The first cache line to prefetch.
     next: *const f32,
@@ -149,23 +158,18 @@ impl GroupProduct {
     /// See [`Kernel`].
     #[inline(always)]
     pub(crate) unsafe fn multiply<V: Vector, const ROWS: usize>(&self) {
-        let Self { rows, block, mut next, mut lines, lines_at_once, sums: to, stride } = *self;
+        let Self { rows, groups, block, mut next, mut lines, lines_at_once, sums: mut to, stride } = *self;
+        let mut first = rows.starts;
         // SAFETY: guaranteed by the caller.
         unsafe {
-            let zero = V::splat(0.0);
-            let mut sums = [[zero; 2]; ROWS];
-            let mut columns = block;
-            for run in 0..rows.runs {
-                let starts = rows.starts.add(run * rows.pitch);
-                let mut from: [*const f32; ROWS] =
-                    std::array::from_fn(|row| (*starts.add(row)).wrapping_add(rows.offset));
-                let mut left = rows.run_length;
-                while left > 0 {
-                    for _ in 0..lines_at_once.min(lines) {
-                        V::prefetch(next);
-                        next = next.wrapping_add(LINE);
-                        lines -= 1;
-                    }
+            for _ in 0..groups {
+                let zero = V::splat(0.0);
+                let mut sums = [[zero; 2]; ROWS];
+                let mut columns = block;
+                for run in 0..rows.runs {
+                    let starts = first.add(run * rows.pitch);
+                    let from: [*const f32; ROWS] =
+                        std::array::from_fn(|row| (*starts.add(row)).wrapping_add(rows.offset));
                     macro_rules! step {
                         ($k:expr) => {
                             let (first, second) = (V::load(columns), V::load(columns.add(V::LANES)));
@@ -177,25 +181,30 @@ impl GroupProduct {
                             columns = columns.add(2 * V::LANES);
                         };
                     }
-                    let steps = if lines > 0 { left.min(STEPS) } else { left };
-                    if steps == STEPS {
-                        step!(0);
-                        step!(1);
-                        step!(2);
-                        step!(3);
-                    } else {
-                        for k in 0..steps {
-                            step!(k);
+                    let mut k = 0;
+                    while k + STEPS <= rows.run_length {
+                        for _ in 0..lines_at_once.min(lines) {
+                            V::prefetch(next);
+                            next = next.wrapping_add(LINE);
+                            lines -= 1;
                         }
+                        step!(k);
+                        step!(k + 1);
+                        step!(k + 2);
+                        step!(k + 3);
+                        k += STEPS;
                     }
-                    from = from.map(|row| row.wrapping_add(steps));
-                    left -= steps;
+                    while k < rows.run_length {
+                        step!(k);
+                        k += 1;
+                    }
                 }
-            }
-            for (row, [first, second]) in sums.into_iter().enumerate() {
-                let to = to.add(row * stride);
-                first.store(to);
-                second.store(to.add(V::LANES));
+                for row in 0..ROWS {
+                    let to = to.add(row * stride);
+                    sums[row][0].store(to);
+                    sums[row][1].store(to.add(V::LANES));
+                }
+                (first, to) = (first.add(ROWS), to.wrapping_add(ROWS * stride));
             }
         }
     }

@@ -92,20 +92,32 @@ fn copy_phases(input: &[f32], shape: BatchShape, filter: &WinogradFilter, copy: 
     let rows = copy[..length].chunks_exact_mut(copied.width * depth);
     for (row, to) in rows.enumerate() {
         let (image, y) = (row / copied.height, row % copied.height * 2);
-        for to in to.chunks_exact_mut(depth) {
-            to.fill(0.0);
-        }
-        for (phase, (down, across)) in PHASES.into_iter().enumerate() {
-            if y + down < height {
-                let from = &input[(image * height + y + down) * width * inputs..][..width * inputs];
-                let pixels = from.chunks_exact(inputs).skip(across).step_by(2);
-                for (to, from) in to.chunks_exact_mut(depth).zip(pixels) {
-                    for (to, from) in to[phase * inputs..].iter_mut().zip(from) {
-                        *to = *from;
-                    }
-                }
-            }
+        let line = |y: usize| {
+            let inside = y < height;
+            inside.then(|| &input[(image * height + y) * width * inputs..][..width * inputs])
+        };
+        let lines = [line(y), line(y + 1)];
+        // A constant number of channels, that of colours, lets the compiler copy without loops.
+        match inputs {
+            3 => copy_lines(lines, 3, to, depth),
+            _ => copy_lines(lines, inputs, to, depth),
         }
     }
     copied
+}
+
+/// Copies the even and the odd line of a row of phases. A line outside the image is `None`.
+#[inline(always)]
+fn copy_lines([even, odd]: [Option<&[f32]>; 2], inputs: usize, to: &mut [f32], depth: usize) {
+    for (x, to) in to.chunks_exact_mut(depth).enumerate() {
+        for (phase, (down, across)) in PHASES.into_iter().enumerate() {
+            let line = if down == 0 { even } else { odd };
+            let to = &mut to[phase * inputs..][..inputs];
+            match line.and_then(|line| line.get((2 * x + across) * inputs..(2 * x + across + 1) * inputs)) {
+                Some(from) => to.copy_from_slice(from),
+                None => to.fill(0.0),
+            }
+        }
+        to[4 * inputs..].fill(0.0);
+    }
 }

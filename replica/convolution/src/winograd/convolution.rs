@@ -274,7 +274,7 @@ impl<'a> WinogradConvolution<'a> {
                 let prefetch = Prefetch { start: next, length };
                 let start = products.add(element * sizes.product_plane + index * columns);
                 let sink = StoredSums { start, stride: sizes.product_row };
-                multiply::<V>(rows, starts.len(), weights.add(channels.start * columns), prefetch, &sink);
+                multiply::<V, _>(rows, starts.len(), weights.add(channels.start * columns), prefetch, &sink);
             }
         }
     }
@@ -560,6 +560,8 @@ struct StoredSums {
 }
 
 impl Sink for StoredSums {
+    const HAS_ALL_ROWS: bool = true;
+
     #[inline(always)]
     fn memory(&self, row: usize) -> *mut f32 {
         self.start.wrapping_add(row * self.stride)
