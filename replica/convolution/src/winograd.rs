@@ -2,8 +2,8 @@
 //!
 //! For each pair of input and output channel, a tile of `m` × `m` outputs of a 3×3 filter takes `(m + 2)²` multiplications
 //! instead of `9 m²`: a quarter of them for `m = 4`, four ninths for `m = 2`. With a stride of 2 it takes `(2 m + 1)²`:
-//! nine sixteenths for `m = 4`, 25 of 36 for `m = 2`. A tile of 3×3 outputs of a 7×7 filter of stride 2 takes 121 instead
-//! of 441.
+//! nine sixteenths for `m = 4`, 25 of 36 for `m = 2`. A tile of 4×4 outputs of a 7×7 filter of stride 2 takes 169 instead
+//! of 784.
 //!
 //! Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015), arXiv:1509.09308, section 4.
 

@@ -3,7 +3,7 @@
 
 use super::filter::{PHASES, Scheme, WinogradFilter};
 use super::grid::{CLASSES, Members, Span, Tile, TileGrid, class};
-use super::transform::{F2, F2With2Taps, F3With4Taps, F4, F4With2Taps, TileSize, WinogradTransform};
+use super::transform::{F2, F2With2Taps, F4, F4With2Taps, F4With4Taps, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
 use crate::cache::second_level_bytes;
 use crate::instructions::VectorTask;
@@ -119,7 +119,7 @@ impl<'a> WinogradConvolution<'a> {
                     instructions.dispatch(PartTask::<F4With2Taps, 5, 4, 2>::new(self, part, scratch));
                 }
                 Scheme::Strided7 => {
-                    instructions.dispatch(PartTask::<F3With4Taps, 6, 3, 4>::new(self, part, scratch));
+                    instructions.dispatch(PartTask::<F4With4Taps, 7, 4, 4>::new(self, part, scratch));
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! The transformed weights of a convolution, in the order in which the product reads them.
 
-use super::transform::{F2, F2With2Taps, F3With4Taps, F4, F4With2Taps, TileSize, WinogradTransform};
+use super::transform::{F2, F2With2Taps, F4, F4With2Taps, F4With4Taps, TileSize, WinogradTransform};
 use crate::aligned::AlignedBuffer;
 use crate::instructions::VectorTask;
 use crate::vector::Vector;
@@ -28,7 +28,7 @@ pub(crate) enum Scheme {
     Strided3Two,
     /// 3×3 taps and stride 2: F(4, 2) of the phases.
     Strided3Four,
-    /// 7×7 taps and stride 2: F(3, 4) of the phases.
+    /// 7×7 taps and stride 2: F(4, 4) of the phases.
     Strided7,
 }
 
@@ -39,7 +39,7 @@ impl Scheme {
             Self::Unstrided(tile) => tile.outputs(),
             Self::Strided3Two => 2,
             Self::Strided3Four => 4,
-            Self::Strided7 => 3,
+            Self::Strided7 => 4,
         }
     }
 
@@ -153,7 +153,7 @@ impl WinogradFilter {
                 instructions.dispatch(TransformFilter::<F4With2Taps, 5, 4, 2>::new(from, to, depth, outputs));
             }
             Scheme::Strided7 => {
-                instructions.dispatch(TransformFilter::<F3With4Taps, 6, 3, 4>::new(from, to, depth, outputs));
+                instructions.dispatch(TransformFilter::<F4With4Taps, 7, 4, 4>::new(from, to, depth, outputs));
             }
         }
         let bias = AlignedBuffer::padded(bias, blocks * columns);

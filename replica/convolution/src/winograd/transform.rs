@@ -186,32 +186,100 @@ impl WinogradTransform<6, 4, 3> for F4 {
     }
 }
 
-/// The transforms of F(3, 4). The points at which polynomials are evaluated are those of F(4, 3), so inputs are
-/// transformed in the same way.
-pub(crate) struct F3With4Taps;
+/// The transforms of F(4, 4), with the points 0, 1, -1, 2, -2, 1/2 and infinity.
+pub(crate) struct F4With4Taps;
 
-impl WinogradTransform<6, 3, 4> for F3With4Taps {
+impl WinogradTransform<7, 4, 4> for F4With4Taps {
     #[inline(always)]
-    unsafe fn filter<V: Vector>(g: [V; 4]) -> [V; 6] {
+    unsafe fn filter<V: Vector>(g: [V; 4]) -> [V; 7] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
         unsafe {
             let times = |factor: f32, vector: V| vector.mul_add(V::splat(factor), V::splat(0.0));
-            let even = times(-1.0 / 6.0, g[0].add(g[2]));
-            let odd = times(-1.0 / 6.0, g[1].add(g[3]));
-            let wide_even = times(1.0 / 24.0, g[2].mul_add(V::splat(4.0), g[0]));
-            let wide_odd = times(1.0 / 12.0, g[3].mul_add(V::splat(4.0), g[1]));
-            [times(0.25, g[0]), even.add(odd), even.sub(odd), wide_even.add(wide_odd), wide_even.sub(wide_odd), g[3]]
+            let (four, quarter) = (V::splat(4.0), V::splat(0.25));
+            let (even, odd) = (g[0].add(g[2]), g[1].add(g[3]));
+            let wide_even = g[2].mul_add(four, g[0]);
+            let wide_odd = times(2.0, g[3].mul_add(four, g[1]));
+            let near_even = g[2].mul_add(quarter, g[0]);
+            let near_odd = times(0.5, g[3].mul_add(quarter, g[1]));
+            [
+                times(-0.5, g[0]),
+                times(-1.0 / 3.0, even.add(odd)),
+                times(1.0 / 9.0, even.sub(odd)),
+                times(1.0 / 36.0, wide_even.add(wide_odd)),
+                times(-1.0 / 60.0, wide_even.sub(wide_odd)),
+                times(32.0 / 45.0, near_even.add(near_odd)),
+                g[3],
+            ]
         }
     }
 
     #[inline(always)]
-    unsafe fn input<V: Vector>(d: [V; 6]) -> [V; 6] {
+    unsafe fn input<V: Vector>(d: [V; 7]) -> [V; 7] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
-        unsafe { F4::input(d) }
+        unsafe {
+            let (two, four, minus_four, minus_five) = (V::splat(2.0), V::splat(4.0), V::splat(-4.0), V::splat(-5.0));
+            let minus_half = V::splat(-0.5);
+            // Without the point 1/2, the elements would be those of F(4, 3). Each is multiplied by `x - 1/2`: its value one
+            // input later, minus half of it.
+            let ends = [
+                d[0].mul_add(four, d[2].mul_add(minus_five, d[4])),
+                d[1].mul_add(four, d[3].mul_add(minus_five, d[5])),
+                d[2].mul_add(four, d[4].mul_add(minus_five, d[6])),
+            ];
+            let wide = [d[1].mul_add(minus_four, d[3]), d[2].mul_add(minus_four, d[4]), d[3].mul_add(minus_four, d[5])];
+            let near = [d[3].sub(d[1]), d[4].sub(d[2]), d[5].sub(d[3])];
+            let wide = [wide[1].mul_add(minus_half, wide[2]), wide[0].mul_add(minus_half, wide[1])];
+            let near = [near[1].mul_add(minus_half, near[2]), near[0].mul_add(minus_half, near[1])];
+            [
+                ends[0].mul_add(minus_half, ends[1]),
+                wide[0].add(wide[1]),
+                wide[0].sub(wide[1]),
+                near[1].mul_add(two, near[0]),
+                near[1].mul_add(V::splat(-2.0), near[0]),
+                ends[1],
+                ends[1].mul_add(minus_half, ends[2]),
+            ]
+        }
     }
 
     #[inline(always)]
-    unsafe fn output<V: Vector>(m: [V; 6]) -> [V; 3] {
+    unsafe fn output<V: Vector>(m: [V; 7]) -> [V; 4] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+            let (wide_sum, wide_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
+            [
+                m[0].add(m[5]).add(sum.add(wide_sum)),
+                wide_difference.mul_add(V::splat(2.0), m[5].mul_add(V::splat(0.5), difference)),
+                wide_sum.mul_add(V::splat(4.0), m[5].mul_add(V::splat(0.25), sum)),
+                wide_difference.mul_add(V::splat(8.0), m[5].mul_add(V::splat(0.125), difference)).add(m[6]),
+            ]
+        }
+    }
+
+    const SPARE: usize = 5;
+
+    #[inline(always)]
+    unsafe fn short_input<V: Vector>(d: [V; 7]) -> [V; 7] {
+        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
+        unsafe {
+            let times = |factor: f32, vector: V| vector.mul_add(V::splat(factor), V::splat(0.0));
+            let [first, plus, minus, wide_plus, wide_minus, last] = F4::input([d[0], d[1], d[2], d[3], d[4], d[5]]);
+            // The filter is divided by the differences of each point to 1/2 too.
+            [
+                times(-0.5, first),
+                times(0.5, plus),
+                times(-1.5, minus),
+                times(1.5, wide_plus),
+                times(-2.5, wide_minus),
+                V::splat(0.0),
+                last,
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn short_output<V: Vector>(m: [V; 7]) -> [V; 4] {
         // SAFETY: guaranteed by the caller; see `WinogradTransform`.
         unsafe {
             let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
@@ -219,25 +287,9 @@ impl WinogradTransform<6, 3, 4> for F3With4Taps {
             [
                 m[0].add(sum.add(wide_sum)),
                 wide_difference.mul_add(V::splat(2.0), difference),
-                wide_sum.mul_add(V::splat(4.0), sum).add(m[5]),
+                wide_sum.mul_add(V::splat(4.0), sum).add(m[6]),
+                V::splat(0.0),
             ]
-        }
-    }
-
-    const SPARE: usize = F4::SPARE;
-
-    #[inline(always)]
-    unsafe fn short_input<V: Vector>(d: [V; 6]) -> [V; 6] {
-        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
-        unsafe { F4::short_input(d) }
-    }
-
-    #[inline(always)]
-    unsafe fn short_output<V: Vector>(m: [V; 6]) -> [V; 3] {
-        // SAFETY: guaranteed by the caller; see `WinogradTransform`.
-        unsafe {
-            let difference = m[1].sub(m[2]).add(m[5]);
-            [m[0].add(m[1].add(m[2]).add(m[3])), m[3].mul_add(V::splat(2.0), difference), V::splat(0.0)]
         }
     }
 }
