@@ -21,26 +21,38 @@ pub fn max(input: &[f32], shape: BatchShape, channels: usize, output: &mut [f32]
     assert!(channels > 0, "a pooling needs at least one channel");
     let pooled = max_output(shape);
     assert_eq!(output.len(), pooled.numbers(channels), "length of the output of {pooled:?} with {channels} channels");
-    instructions.dispatch(MaxPool { input, shape, channels, output });
+    instructions.dispatch(MaxPool { input, shape, channels, first_input_row: 0, first_output_row: 0, output });
 }
 
-/// The arguments of [`max`], after their lengths were checked.
-struct MaxPool<'a> {
-    input: &'a [f32],
-    shape: BatchShape,
-    channels: usize,
-    output: &'a mut [f32],
+/// Pools rows of images. The slices have been checked to have all rows that are read or written.
+pub(crate) struct MaxPool<'a> {
+    pub(crate) input: &'a [f32],
+    pub(crate) shape: BatchShape,
+    pub(crate) channels: usize,
+    /// The row of images with which `input` begins. Other rows than 0 are for one image.
+    pub(crate) first_input_row: usize,
+    /// The row of pooled images with which `output` begins.
+    pub(crate) first_output_row: usize,
+    pub(crate) output: &'a mut [f32],
 }
 
 impl VectorTask for MaxPool<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Self { input, shape: BatchShape { height, width, .. }, channels, output } = self;
+        let Self {
+            input,
+            shape: BatchShape { height, width, .. },
+            channels,
+            first_input_row,
+            first_output_row,
+            output,
+        } = self;
         let (rows, columns) = (height.div_ceil(2), width.div_ceil(2));
         // The rows or columns of a window that lie inside the image.
         let window = |centre: usize, length: usize| centre.saturating_sub(1)..length.min(centre + 2);
         for (pixel, output) in output.chunks_exact_mut(channels).enumerate() {
-            let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+            let row = pixel / columns + first_output_row;
+            let (image, y, x) = (row / rows, row % rows, pixel % columns);
             for channel in (0..channels).step_by(V::LANES) {
                 let count = (channels - channel).min(V::LANES);
                 // SAFETY: guaranteed by the caller; each pixel lies within its image, and only its channels are read.
@@ -48,7 +60,7 @@ impl VectorTask for MaxPool<'_> {
                     let mut largest = V::splat(f32::NEG_INFINITY);
                     for row in window(2 * y, height) {
                         for column in window(2 * x, width) {
-                            let at = ((image * height + row) * width + column) * channels + channel;
+                            let at = ((image * height + row - first_input_row) * width + column) * channels + channel;
                             let from = input.as_ptr().add(at);
                             let value = if count == V::LANES { V::load(from) } else { V::load_some(from, count) };
                             largest = largest.max_or_nan(value);

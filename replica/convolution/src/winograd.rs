@@ -10,14 +10,16 @@
 mod convolution;
 mod filter;
 mod grid;
+mod pooled;
 mod transform;
 
 use crate::aligned::AlignedBuffer;
-use crate::partition::{check_lengths, divide};
-use crate::{BatchShape, Epilogue, Executor};
+use crate::partition::{check_lengths, divide, part_range, run_once_each};
+use crate::{BatchShape, Epilogue, Executor, Nonlinearity, pool};
 use convolution::{TileSource, WinogradConvolution, WinogradPart};
 use filter::PHASES;
 use grid::TileGrid;
+use pooled::PooledConvolution;
 use std::cell::RefCell;
 
 pub use filter::WinogradFilter;
@@ -45,32 +47,71 @@ pub fn convolve(
     if outputs.pixels() == 0 {
         return;
     }
-    if filter.copies_images() {
-        PHASES_OF_IMAGES.with_borrow_mut(|copy| {
-            let shape = copy_phases(input, shape, filter, copy);
-            let input = &copy[..shape.numbers(filter.depth)];
-            convolve_tiles(input, (shape, outputs, TileSource::Pixels), filter, epilogue, output, executor);
+    let grid = TileGrid::new(outputs, filter.scheme.tile_side());
+    with_source(input, shape, filter, |input, shape, source| {
+        let shapes = (shape, outputs, source);
+        let convolution = WinogradConvolution::new(input, shapes, grid, filter, epilogue, output);
+        divide((grid.tiles(), LEAST_TILES_OF_PART), filter.blocks(), executor, |tiles, blocks| {
+            convolution.run(WinogradPart { tiles, blocks });
         });
-        return;
-    }
-    let source = if filter.geometry.stride == 2 { TileSource::Phases } else { TileSource::Pixels };
-    convolve_tiles(input, (shape, outputs, source), filter, epilogue, output, executor);
+    });
 }
 
-/// Divides the tiles or blocks of a convolution among the threads of `executor`.
-fn convolve_tiles(
+/// Convolves `input`, applies `nonlinearity` and pools the result as [`pool::max`] does. `output` has the shape of
+/// [`pool::max_output`] for the shape of the convolution's output. Rows are pooled while they are in a near cache, and
+/// the result of the convolution is not kept.
+///
+/// # Panics
+/// If the length of a slice does not fit its shape and channels.
+pub fn convolve_and_pool(
     input: &[f32],
-    (shape, outputs, source): (BatchShape, BatchShape, TileSource),
+    shape: BatchShape,
     filter: &WinogradFilter,
-    epilogue: Epilogue<'_>,
+    nonlinearity: Nonlinearity,
     output: &mut [f32],
     executor: &dyn Executor,
 ) {
-    let grid = TileGrid::new(outputs, filter.scheme.tile_side());
-    let convolution = WinogradConvolution::new(input, (shape, outputs, source), grid, filter, epilogue, output);
-    divide((grid.tiles(), LEAST_TILES_OF_PART), filter.blocks(), executor, |tiles, blocks| {
-        convolution.run(WinogradPart { tiles, blocks });
+    let convolved = filter.geometry.output(shape);
+    let pooled = pool::max_output(convolved);
+    let epilogue = Epilogue { residual: None, nonlinearity };
+    check_lengths((input, shape, filter.inputs), (output, pooled, filter.outputs), epilogue);
+    if pooled.pixels() == 0 {
+        return;
+    }
+    with_source(input, shape, filter, |input, shape, source| {
+        let one = BatchShape { images: 1, ..shape };
+        let pooling = PooledConvolution {
+            input,
+            image_length: input.len() / shape.images,
+            shapes: (one, BatchShape { images: 1, ..convolved }, source),
+            filter,
+            epilogue,
+            rows: pooled.height,
+            row_length: pooled.width * filter.outputs,
+            output: output.as_mut_ptr(),
+        };
+        let rows = pooled.images * pooled.height;
+        let parts = executor.parts().clamp(1, rows);
+        run_once_each(parts, executor, |part| pooling.run(part_range(rows, parts, part)));
     });
+}
+
+/// Calls `work` with the images that are transformed, their shape and the place of a tile's inputs in them: with `input`,
+/// or with a copy of its phases.
+fn with_source(
+    input: &[f32],
+    shape: BatchShape,
+    filter: &WinogradFilter,
+    work: impl FnOnce(&[f32], BatchShape, TileSource),
+) {
+    if filter.copies_images() {
+        return PHASES_OF_IMAGES.with_borrow_mut(|copy| {
+            let shape = copy_phases(input, shape, filter, copy);
+            work(&copy[..shape.numbers(filter.depth)], shape, TileSource::Pixels);
+        });
+    }
+    let source = if filter.geometry.stride == 2 { TileSource::Phases } else { TileSource::Pixels };
+    work(input, shape, source);
 }
 
 thread_local! {

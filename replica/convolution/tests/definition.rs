@@ -6,7 +6,7 @@ mod threads;
 use convolution::amx::{self, AmxFilter, TileUnit};
 use convolution::direct::{self, DirectFilter};
 use convolution::winograd::{self, TileSize, WinogradFilter};
-use convolution::{BatchShape, CurrentThread, Epilogue, Executor, Geometry, Instructions, Nonlinearity};
+use convolution::{BatchShape, CurrentThread, Epilogue, Executor, Geometry, Instructions, Nonlinearity, pool};
 use proptest::prelude::*;
 use threads::Threads;
 
@@ -207,6 +207,25 @@ proptest! {
     }
 
     #[test]
+    fn a_pooled_convolution_is_a_convolution_and_a_pooling(
+        (images, height, width) in (1..4_usize, 1..40_usize, 1..24_usize),
+        (inputs, outputs, geometry) in (1..20_usize, 1..40_usize, prop::sample::select(&STRIDED[..])),
+        threads in 1..5_usize,
+    ) {
+        let case = Case::new(BatchShape { images, height, width }, geometry, inputs, outputs, false, true);
+        let (convolved, executor) = (geometry.output(case.shape), Threads(threads));
+        for instructions in Instructions::available() {
+            let output = case.output(Algorithm::StridedWinograd(instructions), &executor);
+            let mut expected = vec![f32::NAN; pool::max_output(convolved).numbers(outputs)];
+            pool::max(&output, convolved, outputs, &mut expected, instructions);
+            let filter = WinogradFilter::strided(&case.weights, &case.bias, inputs, geometry, instructions);
+            let mut found = vec![f32::NAN; expected.len()];
+            winograd::convolve_and_pool(&case.input, case.shape, &filter, case.nonlinearity, &mut found, &executor);
+            prop_assert_eq!(&found, &expected);
+        }
+    }
+
+    #[test]
     fn any_filter_is_convolved_as_defined(
         (images, height, width) in (1..4_usize, 1..20_usize, 1..20_usize),
         (side, stride, padding) in (1..8_usize, 1..4_usize, 0..4_usize),
@@ -298,6 +317,14 @@ fn enormous_strides_and_paddings_read_no_other_memory() {
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "length of the output")]
+fn a_pooled_output_of_the_wrong_length_panics() {
+    let shape = BatchShape { images: 1, height: 8, width: 8 };
+    let filter = WinogradFilter::strided(&[1.0; 9], &[0.0], 1, STRIDED[0], Instructions::Portable);
+    winograd::convolve_and_pool(&[0.0; 64], shape, &filter, Nonlinearity::Relu, &mut [0.0; 3], &CurrentThread);
 }
 
 /// Runs the first part twice and never the last one.

@@ -269,6 +269,21 @@ impl Engine<Layer> for FusedEngine {
         Ok(output)
     }
 
+    fn convolve_and_pool(&mut self, layer: &Layer, input: &Activations) -> Result<Activations, InferenceError> {
+        let filter = layer.filter(input.shape.images);
+        let (channels, shape) = filter.output(input.shape);
+        if let PackedFilter::Winograd(filter) = filter {
+            let mut pooled = self.allocate(pool::max_output(shape), channels);
+            let (from, to) = (input.numbers(), pooled.numbers_mut());
+            winograd::convolve_and_pool(from, input.shape, filter, Nonlinearity::Relu, to, &self.team);
+            return Ok(pooled);
+        }
+        let convolved = self.convolve_with(filter, input, None, Nonlinearity::Relu);
+        let pooled = self.max_pool(&convolved)?;
+        self.release(convolved);
+        Ok(pooled)
+    }
+
     fn average_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {
         let mut output = self.allocate(BatchShape { height: 1, width: 1, ..input.shape }, input.channels);
         pool::average(input.numbers(), input.shape, input.channels, output.numbers_mut());

@@ -43,6 +43,15 @@ pub(super) trait Engine<L> {
     /// Max pooling with 3×3 windows, stride 2 and padding 1.
     fn max_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, InferenceError>;
 
+    /// Convolves `input`, applies ReLU and then [`Self::max_pool`]. An engine that pools rows while they are in a near
+    /// cache has a version of its own.
+    fn convolve_and_pool(&mut self, layer: &L, input: &Self::Activations) -> Result<Self::Activations, InferenceError> {
+        let convolved = self.convolve(layer, input, None, Nonlinearity::Relu)?;
+        let pooled = self.max_pool(&convolved)?;
+        self.release(convolved);
+        Ok(pooled)
+    }
+
     /// Global average pooling: the mean of all pixels of each channel, as images of one pixel.
     fn average_pool(&mut self, input: &Self::Activations) -> Result<Self::Activations, InferenceError>;
 
@@ -68,9 +77,7 @@ impl<L> Network<L> {
         images: &E::Activations,
         block: usize,
     ) -> Result<E::Activations, InferenceError> {
-        let stem = engine.convolve(&self.stem, images, None, Nonlinearity::Relu)?;
-        let pooled = engine.max_pool(&stem)?;
-        engine.release(stem);
+        let pooled = engine.convolve_and_pool(&self.stem, images)?;
         forward_blocks(engine, &self.blocks[..block], pooled)
     }
 

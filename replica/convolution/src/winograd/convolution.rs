@@ -42,6 +42,8 @@ pub(crate) struct WinogradConvolution<'a> {
     filter: &'a WinogradFilter,
     epilogue: Epilogue<'a>,
     output: *mut f32,
+    /// The row of outputs with which `output` begins.
+    first_row: usize,
 }
 
 // SAFETY: parts that are computed concurrently write to different tiles or channels of `output`; see `WinogradPart`.
@@ -98,7 +100,13 @@ impl<'a> WinogradConvolution<'a> {
         output: &'a mut [f32],
     ) -> Self {
         let output = output.as_mut_ptr();
-        Self { input, shape, outputs, source, grid, filter, epilogue, output }
+        Self { input, shape, outputs, source, grid, filter, epilogue, output, first_row: 0 }
+    }
+
+    /// The same convolution, with an output that begins with row `first_row`. Only parts with later rows of one image may
+    /// be computed.
+    pub(crate) fn with_first_row(self, first_row: usize) -> Self {
+        Self { first_row, ..self }
     }
 
     /// Computes the outputs of `part`.
@@ -381,7 +389,7 @@ impl<'a> WinogradConvolution<'a> {
                     }
                 }
                 let bias = V::load(self.filter.bias.as_ptr().add(channel));
-                let first = ((image * height + top) * width + left) * self.filter.outputs + channel;
+                let first = ((image * height + top - self.first_row) * width + left) * self.filter.outputs + channel;
                 let (line, pixel) = (width * self.filter.outputs, self.filter.outputs);
                 let count = if IS_WHOLE { V::LANES } else { (outputs.end - channel).min(V::LANES) };
                 for down in 0..rows {

@@ -5,6 +5,7 @@
 //! which take 6 + 6 + 5 + 5 multiplications. Four tiles of 4 would take 24.
 
 use crate::BatchShape;
+use std::ops::Range;
 
 /// The tiles of a batch of images.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +57,17 @@ impl TileGrid {
     /// Number of tiles of all images.
     pub(super) fn tiles(&self) -> usize {
         self.images * self.down.tiles * self.across.tiles
+    }
+
+    /// The rows of outputs of row `row` of tiles, in each image.
+    pub(super) fn rows(&self, row: usize) -> Range<usize> {
+        let Span { start, length, .. } = self.down.span(row);
+        start..start + length
+    }
+
+    /// Number of tiles in a row of tiles.
+    pub(super) fn across(&self) -> usize {
+        self.across.tiles
     }
 
     /// Tile `index`. Tiles are numbered row by row through all images.
