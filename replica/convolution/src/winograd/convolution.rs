@@ -307,42 +307,56 @@ impl<'a> WinogradConvolution<'a> {
         to: *mut f32,
         plane: usize,
     ) {
-        let BatchShape { height, width, .. } = self.shape;
-        let Tile { image, down: Span { start: top, .. }, across: Span { start: left, .. } } = tile;
         let short = (!IS_WHOLE && tile.down.is_short, !IS_WHOLE && tile.across.is_short);
-        // The inputs begin `R / 2` rows and columns before the outputs. Rows and columns before the image are padding;
-        // their numbers wrap around to numbers that are neither a row nor a column.
-        let lead = R / 2;
-        let mut addresses = [[zeros.as_ptr(); N]; N];
-        let mut find = |stride: usize, (row, column): (usize, usize), inputs: usize| {
-            for down in 0..N {
-                let y = (top + down).wrapping_sub(lead).wrapping_mul(stride).wrapping_add(row);
-                for across in 0..N {
-                    let x = (left + across).wrapping_sub(lead).wrapping_mul(stride).wrapping_add(column);
-                    addresses[down][across] = match y < height && x < width {
-                        true => self.input.as_ptr().wrapping_add(((image * height + y) * width + x) * inputs),
-                        false => zeros.as_ptr(),
-                    };
-                }
-            }
-            addresses
-        };
         // SAFETY: guaranteed by the caller; an address is that of a pixel within the image or of the zeros.
         unsafe {
             match self.source {
                 TileSource::Pixels => {
                     let inputs = self.filter.depth;
-                    transform_pixels::<V, T, N, M, R>(&find(1, (0, 0), inputs), inputs, to, plane, short);
+                    let addresses = self.addresses::<N, R>(tile, 1, (0, 0), (inputs, zeros));
+                    transform_pixels::<V, T, N, M, R>(&addresses, inputs, to, plane, short);
                 }
                 TileSource::Phases => {
                     let inputs = self.filter.inputs;
                     for (index, phase) in PHASES.into_iter().enumerate() {
-                        let addresses = find(2, phase, inputs);
+                        let addresses = self.addresses::<N, R>(tile, 2, phase, (inputs, zeros));
                         transform_pixels::<V, T, N, M, R>(&addresses, inputs, to.add(index * inputs), plane, short);
                     }
                 }
             }
         }
+    }
+
+    /// The addresses of the `N * N` inputs of a tile, which are `stride` pixels apart, or of `zeros` where they are padding.
+    /// `(row, column)` is the phase of the inputs. A pixel has `inputs` channels.
+    #[inline(always)]
+    fn addresses<const N: usize, const R: usize>(
+        &self,
+        tile: Tile,
+        stride: usize,
+        (row, column): (usize, usize),
+        (inputs, zeros): (usize, &[f32]),
+    ) -> [[*const f32; N]; N] {
+        let BatchShape { height, width, .. } = self.shape;
+        let mut addresses = [[zeros.as_ptr(); N]; N];
+        // The inputs begin `R / 2` rows and columns before the outputs. Rows and columns before the image are padding;
+        // their numbers wrap around to numbers that are neither a row nor a column.
+        let first = |start: usize, phase: usize| start.wrapping_sub(R / 2).wrapping_mul(stride).wrapping_add(phase);
+        let (top, left) = (first(tile.down.start, row), first(tile.across.start, column));
+        for down in 0..N {
+            let y = top.wrapping_add(down * stride);
+            if y >= height {
+                continue;
+            }
+            let line = self.input.as_ptr().wrapping_add((tile.image * height + y) * width * inputs);
+            for across in 0..N {
+                let x = left.wrapping_add(across * stride);
+                if x < width {
+                    addresses[down][across] = line.wrapping_add(x * inputs);
+                }
+            }
+        }
+        addresses
     }
 
     /// Reads the `N * N` products of a tile, which lie `plane` numbers apart, and writes its outputs that lie within
