@@ -1,6 +1,6 @@
 //! Checks the arguments of a convolution, divides it among threads, and walks over the tiles of each part.
 
-use super::dot::DotVector;
+use super::dot::{DotVector, MAX_ROWS};
 use super::filter::Int8Filter;
 use super::instructions::DotTask;
 use super::padded;
@@ -91,34 +91,33 @@ impl Convolution<'_> {
         }
     }
 
-    /// Writes the addresses of the inputs of `rows` output pixels from `first` on: for each pixel, one for each run
-    /// of the filter. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is one
-    /// pixel, which is `zeros` outside the image.
+    /// Finds the inputs of `rows` output pixels from `first` on. Writes the address of the first input of each pixel to
+    /// `corners`. If a window reaches outside the image, also writes an address for each pixel and run of the filter to
+    /// `addresses`. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is one
+    /// pixel, which is `zeros` outside the image. Returns whether all windows lie inside.
     #[inline(always)]
-    fn point(&self, first: usize, rows: usize, offsets: &[usize], addresses: &mut [*const u8]) {
+    fn point(
+        &self,
+        first: usize,
+        rows: usize,
+        offsets: &[usize],
+        corners: &mut [*const u8; MAX_ROWS],
+        addresses: &mut [*const u8],
+    ) -> bool {
         let Geometry { side, stride, padding } = self.filter.geometry;
         let (BatchShape { height, width, .. }, bytes) = (self.shape, self.filter.pixel_bytes());
-        let per_row = if padding == 0 { 1 } else { side };
         let (mut x, line) = (first % self.outputs.width, first / self.outputs.width);
         let (mut y, mut image) = (line % self.outputs.height, line / self.outputs.height);
-        let (start, zeros) = (self.input.as_ptr(), self.filter.zeros.as_ptr());
-        for of_pixel in addresses.chunks_exact_mut(side * per_row).take(rows) {
-            // Offsets may wrap outside the image, where they are not used.
+        let start = self.input.as_ptr();
+        let mut windows = [(0, 0); MAX_ROWS];
+        let mut are_inside = true;
+        for (corner, window) in corners.iter_mut().zip(&mut windows).take(rows) {
+            // Numbers may wrap outside the image, where they are not used.
             let (top, left) = ((y * stride).wrapping_sub(padding), (x * stride).wrapping_sub(padding));
             let line = (image * height).wrapping_add(top).wrapping_mul(width).wrapping_add(left).wrapping_mul(bytes);
-            let corner = start.wrapping_add(line);
-            // Most windows lie inside the image, and a few instructions add the corner to all offsets of their runs.
-            if top.wrapping_add(side) <= height && left.wrapping_add(side) <= width && top < height && left < width {
-                for (address, offset) in of_pixel.iter_mut().zip(offsets) {
-                    *address = corner.wrapping_add(*offset);
-                }
-            } else {
-                for (index, (address, offset)) in of_pixel.iter_mut().zip(offsets).enumerate() {
-                    let (down, across) = (index / per_row, index % per_row);
-                    let is_inside = top.wrapping_add(down) < height && left.wrapping_add(across) < width;
-                    *address = if is_inside { corner.wrapping_add(*offset) } else { zeros };
-                }
-            }
+            (*corner, *window) = (start.wrapping_add(line), (top, left));
+            are_inside &= top < height && left < width;
+            are_inside &= top.wrapping_add(side) <= height && left.wrapping_add(side) <= width;
             // A division for each pixel would take as long as the products of a 1×1 filter.
             x += 1;
             if x == self.outputs.width {
@@ -128,6 +127,18 @@ impl Convolution<'_> {
                 (y, image) = (0, image + 1);
             }
         }
+        if !are_inside {
+            let per_row = if padding == 0 { 1 } else { side };
+            let of_pixels = addresses.chunks_exact_mut(side * per_row).zip(corners).zip(windows).take(rows);
+            for ((of_pixel, corner), (top, left)) in of_pixels {
+                for (index, (address, offset)) in of_pixel.iter_mut().zip(offsets).enumerate() {
+                    let (down, across) = (index / per_row, index % per_row);
+                    let is_inside = top.wrapping_add(down) < height && left.wrapping_add(across) < width;
+                    *address = if is_inside { corner.wrapping_add(*offset) } else { self.filter.zeros.as_ptr() };
+                }
+            }
+        }
+        are_inside
     }
 }
 
@@ -153,6 +164,7 @@ impl DotTask for Part<'_> {
         let offset = |run: usize| run / (runs / side) * line + run % (runs / side) * bytes;
         let offsets: Vec<usize> = (0..runs).map(offset).collect();
         let mut addresses = vec![std::ptr::null(); runs * V::ROWS];
+        let mut corners = [std::ptr::null(); MAX_ROWS];
         let (block, channels) = (V::LANES * V::VECTORS, padded(filter.outputs));
         let tiles = self.pixels.len().div_ceil(V::ROWS);
         for index in self.blocks {
@@ -161,16 +173,18 @@ impl DotTask for Part<'_> {
             for number in 0..tiles {
                 let part = part_range(self.pixels.len(), tiles, number);
                 let (first, rows) = (self.pixels.start + part.start, part.len());
-                self.convolution.point(first, rows, &offsets, &mut addresses);
+                let are_inside = self.convolution.point(first, rows, &offsets, &mut corners, &mut addresses);
                 let at = first * channels + channel;
-                // SAFETY: `point` has written an address for each run and pixel, of as many bytes as a run has: without
+                // SAFETY: `point` has found an address for each run and pixel, of as many bytes as a run has: without
                 // padding, `Geometry::output` counts only windows that lie within the image, and the bytes with which a
                 // run is padded lie within the input, as `Int8Filter::input_bytes` counts them. The weights, scales and
                 // biases are padded to whole blocks. `at` is the block's first channel of the tile's first pixel. No
                 // other part computes these pixels and channels.
                 unsafe {
                     let tile = Tile {
-                        addresses: addresses.as_ptr(),
+                        corners,
+                        offsets: offsets.as_ptr(),
+                        addresses: if are_inside { std::ptr::null() } else { addresses.as_ptr() },
                         runs,
                         run_bytes,
                         weights,

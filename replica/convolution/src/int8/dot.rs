@@ -29,6 +29,9 @@ pub(super) use wide::Wide;
 /// The greatest level of an activation, as `f32`.
 pub(super) const MAX_LEVEL: f32 = u8::MAX as f32;
 
+/// The greatest [`DotVector::ROWS`].
+pub(super) const MAX_ROWS: usize = 6;
+
 /// What is applied to [`DotVector::LANES`] sums before they are stored as levels.
 #[derive(Clone, Copy)]
 pub(super) struct Requantisation {

@@ -1,13 +1,17 @@
 //! The innermost loops: the sums of a few pixels by one block of output channels stay in registers.
 
-use super::dot::{DotVector, Requantisation};
+use super::dot::{DotVector, MAX_ROWS, Requantisation};
 use std::hint::black_box;
 use std::ptr::null;
 
 /// A few output pixels and a block of output channels.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
-    /// The addresses of the inputs: for each pixel, one for each run.
+    /// The address of the first input of each pixel.
+    pub(super) corners: [*const u8; MAX_ROWS],
+    /// The distance of each run from the first input.
+    pub(super) offsets: *const usize,
+    /// For each pixel, an address for each run, if a window reaches outside the image; otherwise null.
     pub(super) addresses: *const *const u8,
     /// Number of runs of consecutive inputs.
     pub(super) runs: usize,
@@ -115,8 +119,15 @@ unsafe fn sums<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile: Tile
         let mut weights = tile.weights;
         for run in 0..tile.runs {
             let mut addresses = [null(); ROWS];
-            for row in 0..ROWS {
-                addresses[row] = *tile.addresses.add(row * tile.runs + run);
+            if tile.addresses.is_null() {
+                let offset = *tile.offsets.add(run);
+                for row in 0..ROWS {
+                    addresses[row] = tile.corners[row].wrapping_add(offset);
+                }
+            } else {
+                for row in 0..ROWS {
+                    addresses[row] = *tile.addresses.add(row * tile.runs + run);
+                }
             }
             for at in (0..tile.run_bytes).step_by(4) {
                 // No closure: a closure would be compiled without the instructions of this function.
