@@ -20,7 +20,7 @@ use convolution::{TileSource, WinogradConvolution, WinogradPart};
 use filter::PHASES;
 use grid::TileGrid;
 use pooled::PooledConvolution;
-use std::cell::RefCell;
+use std::cell::Cell;
 
 pub use filter::WinogradFilter;
 pub use transform::TileSize;
@@ -62,7 +62,8 @@ pub fn convolve(
 /// the result of the convolution is not kept.
 ///
 /// # Panics
-/// If the length of a slice does not fit its shape and channels.
+/// If the length of a slice does not fit its shape and channels, the executor does not run each part once, or the
+/// processor lacks the instructions of the filter.
 pub fn convolve_and_pool(
     input: &[f32],
     shape: BatchShape,
@@ -105,10 +106,11 @@ fn with_source(
     work: impl FnOnce(&[f32], BatchShape, TileSource),
 ) {
     if filter.copies_images() {
-        return PHASES_OF_IMAGES.with_borrow_mut(|copy| {
-            let shape = copy_phases(input, shape, filter, copy);
-            work(&copy[..shape.numbers(filter.depth)], shape, TileSource::Pixels);
-        });
+        // Not borrowed while `work` runs: an executor may compute another convolution on this thread meanwhile.
+        let mut copy = PHASES_OF_IMAGES.take().unwrap_or_else(|| AlignedBuffer::zeroed(0));
+        let shape = copy_phases(input, shape, filter, &mut copy);
+        work(&copy[..shape.numbers(filter.depth)], shape, TileSource::Pixels);
+        return PHASES_OF_IMAGES.set(Some(copy));
     }
     let source = if filter.geometry.stride == 2 { TileSource::Phases } else { TileSource::Pixels };
     work(input, shape, source);
@@ -117,7 +119,7 @@ fn with_source(
 thread_local! {
     /// Memory for the phases of images. It is kept between calls, because mapping and zeroing it takes as long as filling
     /// it.
-    static PHASES_OF_IMAGES: RefCell<AlignedBuffer> = RefCell::new(AlignedBuffer::zeroed(0));
+    static PHASES_OF_IMAGES: Cell<Option<AlignedBuffer>> = const { Cell::new(None) };
 }
 
 /// Copies images so that the four phases of a pixel lie side by side, and returns the shape of the copies. A pixel of a

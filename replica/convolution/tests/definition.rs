@@ -378,3 +378,34 @@ fn nan_inputs_give_nan_outputs() {
         assert!(case.error(&expected, algorithm, &CurrentThread).is_nan(), "{algorithm:?}");
     }
 }
+
+/// An executor that first runs other work on the calling thread, as a pool that steals work may.
+struct WithOtherWork<'a>(&'a (dyn Fn() + Sync));
+
+impl Executor for WithOtherWork<'_> {
+    fn parts(&self) -> usize {
+        2
+    }
+
+    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        (self.0)();
+        (0..parts).for_each(work);
+    }
+}
+
+#[test]
+fn an_executor_may_compute_another_convolution_on_the_calling_thread() {
+    let [_, stem] = STRIDED;
+    let shape = BatchShape { images: 1, height: 16, width: 16 };
+    let input: Vec<f32> = (0..shape.numbers(3)).map(|index| (index % 7) as f32 - 3.0).collect();
+    let weights: Vec<f32> = (0..49 * 3 * 8).map(|index| (index % 5) as f32 - 2.0).collect();
+    let filter = WinogradFilter::strided(&weights, &[0.5; 8], 3, stem, Instructions::best());
+    let convolve = |executor: &dyn Executor| {
+        let mut output = vec![f32::NAN; 64 * 8];
+        winograd::convolve(&input, shape, &filter, Epilogue::default(), &mut output, executor);
+        output
+    };
+    let alone = convolve(&CurrentThread);
+    let inner = || assert_eq!(convolve(&CurrentThread), alone);
+    assert_eq!(convolve(&WithOtherWork(&inner)), alone);
+}

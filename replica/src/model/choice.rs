@@ -11,6 +11,7 @@ use super::stopwatch::Stopwatch;
 use super::tuning::{LAST_SWITCH, tune};
 use super::{InferenceError, Input, Model, warm_up};
 use convolution::amx::TileUnit;
+use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
@@ -117,8 +118,9 @@ pub(super) fn choose(
     }
 }
 
-/// The results of `first` and `second`. If passes have one thread, both run at the same time, and a start takes about as
-/// long as the longer one. Passes of several threads would compete for the processor's cores, and would be timed wrong.
+/// The results of `first` and `second`. If passes have one thread and this process may use several processors, both run
+/// at the same time, and a start takes about as long as the longer one. Passes of several threads would compete for the
+/// processors, and would be timed wrong. On one processor the start would take as long, and more memory.
 ///
 /// # Errors
 /// If one of them fails, or the operating system refuses a thread.
@@ -127,7 +129,7 @@ fn side_by_side<A: Send, B>(
     first: impl FnOnce() -> Result<A, InferenceError> + Send,
     second: impl FnOnce() -> Result<B, InferenceError>,
 ) -> Result<(A, B), InferenceError> {
-    if threads > 1 {
+    if threads > 1 || thread::available_parallelism().map_or(1, NonZeroUsize::get) == 1 {
         return Ok((first()?, second()?));
     }
     thread::scope(|scope| {

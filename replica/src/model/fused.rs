@@ -38,8 +38,8 @@ impl Algorithm {
     /// the second is clearly faster.
     ///
     /// Larger tiles need fewer multiplications and more weights. If a batch is one image and the layer has many
-    /// weights, reading more weights takes longer than the multiplications that larger tiles save. With a stride of 2, it
-    /// takes about as long.
+    /// weights, reading more weights takes longer than the multiplications that larger tiles save. Such a layer with a
+    /// stride of 2 is direct: Winograd's filtering would take about as long, and nearly three times the memory.
     pub(super) fn candidates(layer: &FoldedConvolution, max_batch: usize, matrix_unit: MatrixUnit) -> &'static [Self] {
         /// A layer with more transformed weights for 4×4 tiles than this number (16 MiB) uses 2×2 tiles if a batch is
         /// one image.
@@ -232,6 +232,25 @@ impl FusedEngine {
         output
     }
 
+    /// Convolves `input` with a given filter, applies ReLU and then max pooling.
+    pub(super) fn convolve_and_pool_with(
+        &mut self,
+        filter: &PackedFilter,
+        input: &Activations,
+    ) -> Result<Activations, InferenceError> {
+        let PackedFilter::Winograd(winograd) = filter else {
+            let convolved = self.convolve_with(filter, input, None, Nonlinearity::Relu);
+            let pooled = self.max_pool(&convolved)?;
+            self.release(convolved);
+            return Ok(pooled);
+        };
+        let (channels, shape) = filter.output(input.shape);
+        let mut pooled = self.allocate(pool::max_output(shape), channels);
+        let (from, to) = (input.numbers(), pooled.numbers_mut());
+        winograd::convolve_and_pool(from, input.shape, winograd, Nonlinearity::Relu, to, &self.team);
+        Ok(pooled)
+    }
+
     /// Activations with arbitrary numbers, in released memory if there is some.
     fn allocate(&mut self, shape: BatchShape, channels: usize) -> Activations {
         let length = shape.pixels() * channels;
@@ -270,18 +289,7 @@ impl Engine<Layer> for FusedEngine {
     }
 
     fn convolve_and_pool(&mut self, layer: &Layer, input: &Activations) -> Result<Activations, InferenceError> {
-        let filter = layer.filter(input.shape.images);
-        let (channels, shape) = filter.output(input.shape);
-        if let PackedFilter::Winograd(filter) = filter {
-            let mut pooled = self.allocate(pool::max_output(shape), channels);
-            let (from, to) = (input.numbers(), pooled.numbers_mut());
-            winograd::convolve_and_pool(from, input.shape, filter, Nonlinearity::Relu, to, &self.team);
-            return Ok(pooled);
-        }
-        let convolved = self.convolve_with(filter, input, None, Nonlinearity::Relu);
-        let pooled = self.max_pool(&convolved)?;
-        self.release(convolved);
-        Ok(pooled)
+        self.convolve_and_pool_with(layer.filter(input.shape.images), input)
     }
 
     fn average_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {

@@ -70,7 +70,8 @@ pub(super) fn tune(
         let sizes = LayerSizes { inputs: layer.inputs, outputs: layer.bias.len(), geometry: layer.geometry };
         let algorithms = Algorithm::candidates(layer, max_batch, matrix_unit);
         let pack = |algorithm: &Algorithm| PackedFilter::new(layer, *algorithm, instructions);
-        let other = algorithms.get(1).filter(|_| seen.insert(sizes)).map(pack);
+        let is_first_of_its_size = seen.insert(sizes);
+        let other = algorithms.get(1).filter(|_| is_first_of_its_size).map(pack);
         Candidates { layer, sizes, algorithms, default: pack(&algorithms[0]), other }
     });
     let for_one = measure(&candidates, &mut engine, 1, side)?;
@@ -103,8 +104,8 @@ impl Candidates<'_> {
     /// The layer with the algorithm that is fastest for each number of images; `None` means the default for all.
     fn select(self, fastest: Option<Fastest>, instructions: Instructions) -> Layer {
         let Self { layer, algorithms, default, other, .. } = self;
-        let last = algorithms[algorithms.len() - 1];
-        let other = || other.unwrap_or_else(|| PackedFilter::new(layer, last, instructions));
+        let pack_other = || PackedFilter::new(layer, algorithms[VARIANTS - 1], instructions);
+        let other = || other.unwrap_or_else(pack_other);
         match fastest {
             None | Some(Fastest::First) => Layer::Fixed(default),
             Some(Fastest::Second) => Layer::Fixed(other()),
@@ -218,6 +219,30 @@ struct TimingEngine<'a> {
     seconds: &'a mut Seconds,
 }
 
+impl TimingEngine<'_> {
+    /// The result of `compute` with a filter of `layer`: with each of them in turn, if there are two. Their results differ
+    /// by roundings only.
+    fn compute(
+        &mut self,
+        layer: &Candidates<'_>,
+        compute: impl Fn(&mut FusedEngine, &PackedFilter) -> Result<Activations, InferenceError>,
+    ) -> Result<Activations, InferenceError> {
+        let Some(other) = &layer.other else { return compute(self.engine, &layer.default) };
+        let filters: [&PackedFilter; VARIANTS] = [&layer.default, other];
+        let mut timed = |variant: usize| {
+            let stopwatch = Stopwatch::start(self.engine.threads());
+            let output = compute(self.engine, filters[variant])?;
+            let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; VARIANTS])[variant];
+            *fastest = fastest.min(stopwatch.elapsed().as_secs_f64());
+            Ok::<_, InferenceError>(output)
+        };
+        let first = timed(self.turn % VARIANTS)?;
+        let second = timed((self.turn + 1) % VARIANTS)?;
+        self.engine.release(first);
+        Ok(second)
+    }
+}
+
 impl Engine<Candidates<'_>> for TimingEngine<'_> {
     type Activations = Activations;
 
@@ -228,22 +253,15 @@ impl Engine<Candidates<'_>> for TimingEngine<'_> {
         residual: Option<&Activations>,
         nonlinearity: Nonlinearity,
     ) -> Result<Activations, InferenceError> {
-        let Some(other) = &layer.other else {
-            return Ok(self.engine.convolve_with(&layer.default, input, residual, nonlinearity));
-        };
-        let filters: [&PackedFilter; VARIANTS] = [&layer.default, other];
-        let outputs = [0, 1].map(|place| {
-            let variant = (self.turn + place) % VARIANTS;
-            let stopwatch = Stopwatch::start(self.engine.threads());
-            let output = self.engine.convolve_with(filters[variant], input, residual, nonlinearity);
-            let fastest = &mut self.seconds.entry(layer.sizes).or_insert([f64::INFINITY; VARIANTS])[variant];
-            *fastest = fastest.min(stopwatch.elapsed().as_secs_f64());
-            output
-        });
-        // The outputs differ by roundings only.
-        let [first, second] = outputs;
-        self.engine.release(first);
-        Ok(second)
+        self.compute(layer, |engine, filter| Ok(engine.convolve_with(filter, input, residual, nonlinearity)))
+    }
+
+    fn convolve_and_pool(
+        &mut self,
+        layer: &Candidates<'_>,
+        input: &Activations,
+    ) -> Result<Activations, InferenceError> {
+        self.compute(layer, |engine, filter| engine.convolve_and_pool_with(filter, input))
     }
 
     fn max_pool(&mut self, input: &Activations) -> Result<Activations, InferenceError> {

@@ -80,15 +80,20 @@ impl Int8Filter {
         self.geometry
     }
 
-    /// Bytes of the input of `shape`. A filter without padding, but with several columns, reads the pixels of a row without
-    /// gaps, as many bytes as input channels each, and three bytes at most after the last pixel, whose levels have no effect.
-    /// Other filters read [`padded`] bytes for each pixel.
+    /// Bytes of the input of `shape`. A filter without padding reads the pixels of a row without gaps, as many bytes as
+    /// input channels each, and then [`Int8Filter::bytes_after_the_last_pixel`]. Other filters read [`padded`] bytes for
+    /// each pixel.
     ///
     /// # Panics
     /// If the number does not fit a `usize`.
     pub fn input_bytes(&self, shape: BatchShape) -> usize {
+        shape.numbers(self.pixel_bytes()) + self.bytes_after_the_last_pixel()
+    }
+
+    /// Number of bytes that the filter reads after the last pixel of its input, at most three. Their levels have no effect.
+    pub fn bytes_after_the_last_pixel(&self) -> usize {
         let row = self.geometry.side * self.pixel_bytes();
-        shape.numbers(self.pixel_bytes()) + (padded(row) - row)
+        padded(row) - row
     }
 
     /// Bytes of a pixel of the input.

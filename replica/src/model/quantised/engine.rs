@@ -15,6 +15,8 @@ pub(in crate::model) struct Int8Network {
     picture: PictureLevels,
     /// Number of pixels of the border that the stem needs around a picture.
     border: usize,
+    /// Number of bytes that the stem reads after the last pixel of a picture.
+    stem_slack: usize,
     /// The first block that all images of a batch pass together. Each image passes the blocks before it by itself: there
     /// the activations of one image fill the near caches, and in later blocks the weights do.
     batched_from: usize,
@@ -24,8 +26,14 @@ pub(in crate::model) struct Int8Network {
 impl Int8Network {
     /// Packs the network.
     pub(in crate::model) fn new(network: &QuantisedNetwork, instructions: Int8Instructions) -> Self {
+        let layers = pack(network, instructions);
+        let stem_slack = match &layers.stem {
+            Int8Layer::Convolution(filter, _) => filter.bytes_after_the_last_pixel(),
+            Int8Layer::Classifier(_) => unreachable!("the stem is a convolution"),
+        };
         Self {
-            layers: pack(network, instructions),
+            layers,
+            stem_slack,
             picture: network.picture,
             border: network.layers.stem.geometry.padding,
             // The last stage.
@@ -87,8 +95,9 @@ impl Model for Int8Model {
 
 /// The activations of a batch of images.
 enum Int8Activations {
-    /// The levels `[images, height, width, padded channels]`, at the beginning of some memory.
-    Levels { memory: Bytes, shape: BatchShape, channels: usize },
+    /// The levels at the beginning of some memory, and the number of bytes that they take. They are
+    /// `[images, height, width, padded channels]`, but for a picture, whose pixels are not padded.
+    Levels { memory: Bytes, length: usize, shape: BatchShape, channels: usize },
     /// The means or logits `[images, channels]`, and the number of channels.
     Numbers(Vec<f32>, usize),
 }
@@ -105,15 +114,16 @@ impl Int8Engine {
     fn picture(&mut self, image: &Input, side: usize, network: &Int8Network) -> Int8Activations {
         let wide = side + 2 * network.border;
         let shape = BatchShape { images: 1, height: wide, width: wide };
-        let mut memory = self.allocate(shape, CHANNELS);
-        let levels = &mut memory[..shape.pixels() * CHANNELS];
-        int8::quantise(image, side, network.border, network.picture, levels, self.instructions);
-        Int8Activations::Levels { memory, shape, channels: CHANNELS }
+        let pixels = shape.pixels() * CHANNELS;
+        // The stem reads a few bytes after the last pixel, whose levels have no effect.
+        let length = pixels + network.stem_slack;
+        let mut memory = self.allocate(length);
+        int8::quantise(image, side, network.border, network.picture, &mut memory[..pixels], self.instructions);
+        Int8Activations::Levels { memory, length, shape, channels: CHANNELS }
     }
 
-    /// Memory for activations, which may be longer and holds arbitrary levels.
-    fn allocate(&mut self, shape: BatchShape, channels: usize) -> Bytes {
-        let length = shape.pixels() * int8::padded(channels);
+    /// Memory for `length` levels, which may be longer and holds arbitrary levels.
+    fn allocate(&mut self, length: usize) -> Bytes {
         let long_enough = self.free.iter().enumerate().filter(|(_, memory)| memory.len() >= length);
         match long_enough.min_by_key(|(_, memory)| memory.len()) {
             Some((index, _)) => self.free.swap_remove(index),
@@ -129,7 +139,8 @@ impl Int8Engine {
         let images = parts.iter().map(|part| part.levels().1.images).sum();
         let (_, shape, channels) = parts[0].levels();
         let shape = BatchShape { images, ..shape };
-        let mut memory = self.allocate(shape, channels);
+        let length = shape.pixels() * int8::padded(channels);
+        let mut memory = self.allocate(length);
         let mut filled = 0;
         for part in parts {
             let levels = part.levels().0;
@@ -137,7 +148,7 @@ impl Int8Engine {
             filled += levels.len();
             self.release(part);
         }
-        Int8Activations::Levels { memory, shape, channels }
+        Int8Activations::Levels { memory, length, shape, channels }
     }
 }
 
@@ -145,9 +156,7 @@ impl Int8Activations {
     /// The levels, their shape and the number of channels.
     fn levels(&self) -> (&[u8], BatchShape, usize) {
         match self {
-            Self::Levels { memory, shape, channels } => {
-                (&memory[..shape.pixels() * int8::padded(*channels)], *shape, *channels)
-            }
+            Self::Levels { memory, length, shape, channels } => (&memory[..*length], *shape, *channels),
             Self::Numbers(..) => unreachable!("only the head has numbers as its input"),
         }
     }
@@ -177,23 +186,21 @@ impl Engine<Int8Layer> for Int8Engine {
             }
         };
         let (levels, shape, _) = input.levels();
-        // The pixels of a picture are not padded, but their memory is as long as if they were.
-        let levels = &levels[..filter.input_bytes(shape)];
         let (outputs, channels) = (filter.geometry().output(shape), filter.outputs());
-        let mut memory = self.allocate(outputs, channels);
+        let length = outputs.pixels() * int8::padded(channels);
+        let mut memory = self.allocate(length);
         let residual = residual.map(|residual| Residual { levels: residual.levels().0, factor });
-        let output = &mut memory[..outputs.pixels() * int8::padded(channels)];
-        int8::convolve(levels, shape, filter, residual, output, &self.team);
-        Ok(Int8Activations::Levels { memory, shape: outputs, channels })
+        int8::convolve(levels, shape, filter, residual, &mut memory[..length], &self.team);
+        Ok(Int8Activations::Levels { memory, length, shape: outputs, channels })
     }
 
     fn max_pool(&mut self, input: &Int8Activations) -> Result<Int8Activations, InferenceError> {
         let (levels, shape, channels) = input.levels();
         let pooled = pool::max_output(shape);
-        let mut memory = self.allocate(pooled, channels);
-        let output = &mut memory[..pooled.pixels() * int8::padded(channels)];
-        int8::max(levels, shape, channels, output, self.instructions);
-        Ok(Int8Activations::Levels { memory, shape: pooled, channels })
+        let length = pooled.pixels() * int8::padded(channels);
+        let mut memory = self.allocate(length);
+        int8::max(levels, shape, channels, &mut memory[..length], self.instructions);
+        Ok(Int8Activations::Levels { memory, length, shape: pooled, channels })
     }
 
     /// The mean level of each channel.

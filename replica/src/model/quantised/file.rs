@@ -356,6 +356,10 @@ impl Reader<'_> {
             return Err(format!("tensor {PICTURE_SCALE} has a scale that is not above zero"));
         }
         let stem = self.layer("stem", CHANNELS)?;
+        // A 1×1 filter would read padded pixels, and those of a picture are not padded.
+        if stem.geometry.side == 1 {
+            return Err("the stem must be a filter of 3×3 or more".into());
+        }
         let mut channels = stem.bias.len();
         let mut blocks = Vec::new();
         while self.0.tensor(&format!("{}.last.weight", block_name(blocks.len()))).is_ok() {

@@ -206,7 +206,7 @@ fn damaged_files_are_refused_with_what_is_wrong() {
         tensors.insert(name.into(), (Dtype::F32, vec![numbers.len()], bytes));
     }
     type Change = fn(&mut Tensors, &mut HashMap<String, String>);
-    let changes: [(&str, Change); 14] = [
+    let changes: [(&str, Change); 15] = [
         ("block.1.last.bias is missing", |tensors, _| drop(tensors.remove("block.1.last.bias"))),
         ("stem.weight is missing", |tensors, _| drop(tensors.remove("stem.weight"))),
         ("no tensor block.0.last.weight", |tensors, _| drop(tensors.remove("block.0.last.weight"))),
@@ -218,6 +218,11 @@ fn damaged_files_are_refused_with_what_is_wrong() {
         ("must be i8", |tensors, _| {
             let (_, shape, _) = tensors.get_mut("block.0.first.0.weight").expect("a tensor");
             *shape = vec![64, 9, 8, 8];
+        }),
+        ("the stem must be", |tensors, _| {
+            let (_, shape, bytes) = tensors.get_mut("stem.weight").expect("a tensor");
+            *shape = vec![shape[0], shape[1], 1, 1];
+            bytes.truncate(shape[0] * shape[1]);
         }),
         ("not above zero", |tensors, _| numbers(tensors, "block.0.last.output_scale", &[0.0])),
         ("not finite", |tensors, _| numbers(tensors, "block.0.last.output_scale", &[f32::NAN])),
