@@ -6,6 +6,7 @@ use crate::model::{
 };
 use crate::model_flags::ModelFlags;
 use crate::picture_folder::PictureFolder;
+use crate::ranking::best_classes;
 use crate::transform::{Transform, TransformFlags};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -77,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
             let start = Instant::now();
             let logits = candidate.model.logits(std::slice::from_ref(&picture.input))?.concat();
             candidate.time += start.elapsed();
-            let best = best(&logits, TOP);
+            let best = best_classes(&logits, TOP);
             let reference = *reference.get_or_insert(best[0]);
             candidate.agreement.count(&best, Some(reference));
             candidate.accuracy.count(&best, picture.class);
@@ -132,19 +133,6 @@ fn check_classes(quantised: usize, of_f32: usize) -> Result<()> {
 /// The processors that this process may use.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// The class with the highest logit; of several, the first.
-pub(crate) fn likeliest(logits: &[f32]) -> usize {
-    best(logits, 1).first().copied().unwrap_or(0)
-}
-
-/// The `count` classes with the highest logits, best first; of equal logits, the lower class first.
-fn best(logits: &[f32], count: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    order.truncate(count);
-    order
 }
 
 /// How often a class was the likeliest, and among the [`TOP`] likeliest.
@@ -258,11 +246,9 @@ mod tests {
     #[test]
     fn hits_count_the_first_and_the_five_likeliest() {
         let logits = [0.0, 5.0, 3.0, 5.0, 1.0, 2.0, -1.0];
-        assert_eq!(best(&logits, TOP), [1, 3, 2, 5, 4]);
-        assert_eq!(likeliest(&logits), 1);
         let mut hits = Hits::default();
         for wanted in [Some(1), Some(3), Some(0), None] {
-            hits.count(&best(&logits, TOP), wanted);
+            hits.count(&best_classes(&logits, TOP), wanted);
         }
         assert_eq!(hits, Hits { first: 1, among: 2 });
         assert_eq!(hits.columns(3).split_whitespace().collect::<Vec<_>>(), ["33.33", "%", "66.67", "%"]);

@@ -1,9 +1,10 @@
 //! `replica quantize`: writes a file of 8-bit weights, with scales of the activations that fit a folder of pictures.
 
-use crate::accuracy::{likeliest, threads};
+use crate::accuracy::threads;
 use crate::model::{Agreement, Calibration, ModelFile};
 use crate::model_flags::ModelFlags;
 use crate::picture_folder::PictureFolder;
+use crate::ranking::likeliest;
 use crate::transform::{Transform, TransformFlags};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};

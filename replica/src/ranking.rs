@@ -2,9 +2,20 @@
 
 use service::wire::Prediction;
 
-/// The `count` classes with the highest scores, best first. Of classes with equal scores, the one with the lower index
-/// comes first. The `confidence` of a prediction is the unchanged score.
+/// The `count` classes with the highest scores, best first, with their names from `labels`. The `confidence` of a
+/// prediction is the unchanged score.
 pub fn best(scores: &[f32], labels: &[String], count: usize) -> Vec<Prediction> {
+    let prediction = |class_index: usize| Prediction {
+        class_index,
+        label: labels.get(class_index).cloned().unwrap_or_default(),
+        confidence: scores[class_index],
+    };
+    best_classes(scores, count).into_iter().map(prediction).collect()
+}
+
+/// The `count` classes with the highest scores, best first. Of classes with equal scores, the one with the lower index
+/// comes first.
+pub fn best_classes(scores: &[f32], count: usize) -> Vec<usize> {
     let best_first = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
     let mut order: Vec<usize> = (0..scores.len()).collect();
     if count < order.len() {
@@ -13,17 +24,25 @@ pub fn best(scores: &[f32], labels: &[String], count: usize) -> Vec<Prediction> 
         order.truncate(count);
     }
     order.sort_unstable_by(best_first);
-    let prediction = |class_index: usize| Prediction {
-        class_index,
-        label: labels.get(class_index).cloned().unwrap_or_default(),
-        confidence: scores[class_index],
-    };
-    order.into_iter().map(prediction).collect()
+    order
+}
+
+/// The class with the highest score; of several, the first.
+pub fn likeliest(scores: &[f32]) -> usize {
+    best_classes(scores, 1).first().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_equal_scores_the_lower_class_comes_first() {
+        let scores = [0.0, 5.0, 3.0, 5.0, 1.0, 2.0, -1.0];
+        assert_eq!(best_classes(&scores, 5), [1, 3, 2, 5, 4]);
+        assert_eq!(likeliest(&scores), 1);
+        assert_eq!(likeliest(&[]), 0);
+    }
 
     #[test]
     fn no_more_classes_than_requested_are_returned_best_first() {
