@@ -2,7 +2,7 @@
 
 use super::pods::{PodState, condition, pod_state};
 use crate::target::startup_mean;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use limits::placement::Placements;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -27,7 +27,8 @@ const LONGEST_EARLIER: Duration = Duration::from_secs(10 * 60);
 #[derive(Debug, Default)]
 pub struct PodTimes {
     startup: Option<Duration>,
-    /// The shortest start of the pods that were ready when they were first seen.
+    /// The shortest start of the pods that were ready when they were first seen, without their wait for a node and without
+    /// what came before a restart.
     earlier: Option<Duration>,
     placements: Placements,
     /// The time of the last call of [`Self::note`].
@@ -60,9 +61,10 @@ impl Seen {
 }
 
 impl PodTimes {
-    /// The mean of the times from creation to readiness. Until a pod has become ready, the shortest such time of the
-    /// pods that were ready before. The condition of a pod that was unready in between has a later time, so the mean of
-    /// these would be too long. `None` if no pod is or was ready.
+    /// The mean of the times from creation to readiness. Until a pod has become ready, the shortest time from placement to
+    /// readiness of the pods that were ready before. The condition of a pod that was unready in between has a later time,
+    /// so the mean of these would be too long. A wait for a node does not count there: the only pod may be the one that
+    /// waited for room in a full cluster, and the next replica would be added late for it. `None` if no pod is or was ready.
     pub fn startup(&self) -> Option<Duration> {
         self.startup.or(self.earlier)
     }
@@ -105,7 +107,7 @@ impl PodTimes {
         let unseen = self.noted.map_or(LONGEST_EARLIER, |noted| now - noted);
         let first = Seen { state, first: now, unseen, since: now, was_ready, was_stuck: false };
         if before.is_none() && is_ready {
-            let start = took(pod, "Ready").filter(|took| *took <= LONGEST_EARLIER);
+            let start = took_after_placement(pod).filter(|took| *took <= LONGEST_EARLIER);
             self.earlier = self.earlier.into_iter().chain(start).min();
         }
         let before = *before.unwrap_or(&first);
@@ -153,6 +155,23 @@ fn took(pod: &Pod, kind: &str) -> Option<Duration> {
     changed.duration_since(created).try_into().ok()
 }
 
+/// The time from a pod's placement on a node to its readiness; from its creation, if the placement is unknown. If a
+/// container was restarted, from the last start of its containers: the readiness is that after the restart.
+fn took_after_placement(pod: &Pod) -> Option<Duration> {
+    let ready = took(pod, "Ready")?;
+    let created = pod.metadata.creation_timestamp.as_ref()?.0;
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let placed = match containers.iter().any(|container| container.restart_count > 0) {
+        false => took(pod, "PodScheduled"),
+        true => {
+            let running = |container: &ContainerStatus| container.state.as_ref()?.running.as_ref()?.started_at.clone();
+            let started = containers.iter().filter_map(running).max()?;
+            started.0.duration_since(created).try_into().ok()
+        }
+    };
+    Some(ready.saturating_sub(placed.unwrap_or_default()))
+}
+
 /// Whether a starting pod was ready before: its readiness changed more than [`SLACK`] after its start.
 fn was_ready(pod: &Pod) -> bool {
     let since = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
@@ -193,6 +212,27 @@ mod tests {
         with(uid, &json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": time(second)}]))
     }
 
+    /// A pod that got a node at `second`, and was ready at `ready`.
+    fn placed_and_ready(uid: &str, second: u64, ready: u64) -> Pod {
+        with(
+            uid,
+            &json!([
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": time(second)},
+                {"type": "Ready", "status": "True", "lastTransitionTime": time(ready)}
+            ]),
+        )
+    }
+
+    /// A pod whose container was started again at `started`, and was ready at `ready`.
+    fn restarted(uid: &str, started: u64, ready: u64) -> Pod {
+        let mut pod = placed_and_ready(uid, 0, ready);
+        let running = json!([{"name": "replica", "image": "", "imageID": "", "ready": true, "restartCount": 1,
+            "state": {"running": {"startedAt": time(started)}}}]);
+        let status = pod.status.as_mut().expect("the pod has a status");
+        status.container_statuses = serde_json::from_value(running).expect("the JSON is a list of statuses");
+        pod
+    }
+
     /// A pod whose image cannot be pulled.
     fn stuck() -> Pod {
         let mut pod = pod("a", "False", 0);
@@ -217,6 +257,11 @@ mod tests {
                 vec![vec![pod("a", "True", 30)], vec![pod("a", "True", 30), pod("b", "False", 0)], two("True")],
                 Some(20.0),
             ),
+            // The wait for a node of a pod that was ready before does not count.
+            (vec![vec![placed_and_ready("a", 38, 41)]], Some(3.0)),
+            (vec![vec![placed_and_ready("a", 0, 9), placed_and_ready("b", 700, 704)]], Some(4.0)),
+            // Nor does what came before the last start of its container.
+            (vec![vec![restarted("a", 55, 60)]], Some(5.0)),
             (vec![vec![pod("a", "True", 900)]], None),
             (vec![starting()], None),
             (vec![starting(), ready()], Some(9.0)),
