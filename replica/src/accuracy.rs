@@ -37,7 +37,8 @@ pub struct Args {
     /// Most pictures that are read; of more, pictures at equal distances in the order of their names are taken
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_pictures: u32,
-    /// Names of the classes: weights (the names in the weights' metadata), imagenet, or a file with one name on each line
+    /// Names of the classes: weights (the names in the weights' metadata), imagenet, or a file with one name on each
+    /// line
     #[arg(long, env = "ROUNDHOUSE_LABELS", default_value = "weights")]
     labels: LabelSource,
     /// The flags of the transform from pixels to the model's input.

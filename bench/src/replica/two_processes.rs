@@ -1,5 +1,5 @@
-//! The answers per second of two replicas, each on a core of its own, next to twice those of one replica alone. Replicas
-//! on one machine share its memory and its last cache.
+//! The answers per second of two replicas, each on a core of its own, next to twice those of one replica alone.
+//! Replicas on one machine share its memory and its last cache.
 
 use super::{RunContext, client, server};
 use crate::cores;

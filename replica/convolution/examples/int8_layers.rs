@@ -1,6 +1,6 @@
 //! Times the convolutions of a ResNet-18 and some of a ResNet-50 in 8-bit integers, each by itself, on one thread, with
-//! every set of VNNI instructions that this processor has. A layer has several copies of its weights and uses them in turn, so
-//! that weights come from memory or from a far cache, as in a network.
+//! every set of VNNI instructions that this processor has. A layer has several copies of its weights and uses them in
+//! turn, so that weights come from memory or from a far cache, as in a network.
 
 use convolution::int8::{self, Bytes, Int8Filter, Int8Instructions, Residual};
 use convolution::{BatchShape, CurrentThread, Geometry};
@@ -15,8 +15,8 @@ const MAX_COPIES: usize = 40;
 /// Number of times that each convolution is run.
 const REPEATS: usize = 60;
 
-/// Input channels, output channels, input height and width, and side, stride and padding of each layer. The stem's input
-/// has its border already.
+/// Input channels, output channels, input height and width, and side, stride and padding of each layer. The stem's
+/// input has its border already.
 const LAYERS: [(usize, usize, usize, [usize; 3]); 13] = [
     (3, 64, 230, [7, 2, 0]),
     (64, 64, 56, [3, 1, 1]),

@@ -1,7 +1,8 @@
 //! Convolutions of any side, stride and padding by their definition. The inputs of an output are runs of consecutive
 //! numbers, whose addresses are looked up in a table: one run for each tap of the filter, or one for each row of the
-//! filter where the images have few channels. Because of the table, outputs of several image rows are computed together,
-//! and padding is a run of zeros instead of a copy of the image. XNNPACK calls such a table an indirection buffer.
+//! filter where the images have few channels. Because of the table, outputs of several image rows are computed
+//! together, and padding is a run of zeros instead of a copy of the image. XNNPACK calls such a table an indirection
+//! buffer.
 
 mod filter;
 mod table;

@@ -44,8 +44,8 @@ impl Epilogue<'_> {
         }
     }
 
-    /// Applies the epilogue to vectors of neighbouring pixels, and stores them at `output[at]`, `output[at + pixel]`, and
-    /// so on. The choices of the epilogue are made once for all of them.
+    /// Applies the epilogue to vectors of neighbouring pixels, and stores them at `output[at]`, `output[at + pixel]`,
+    /// and so on. The choices of the epilogue are made once for all of them.
     ///
     /// # Safety
     /// As for [`Self::store`] with whole vectors.

@@ -10,8 +10,8 @@ pub fn max_output(input: BatchShape) -> BatchShape {
 }
 
 /// Max pooling with 3×3 windows, stride 2 and padding 1. `input` is `[images, height, width, channels]`; `output` has
-/// the shape of [`max_output`] and as many channels. Pixels outside the image are ignored. The largest number of a window
-/// with NaN is NaN.
+/// the shape of [`max_output`] and as many channels. Pixels outside the image are ignored. The largest number of a
+/// window with NaN is NaN.
 ///
 /// # Panics
 /// If the length of a slice does not fit its shape and `channels`, there are no channels, or the processor lacks the

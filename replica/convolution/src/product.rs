@@ -60,7 +60,8 @@ pub(crate) trait Sink {
     /// call of a kernel for all groups of the same size.
     const HAS_ALL_ROWS: bool;
 
-    /// The memory for the sums of the group of rows that begins with `row`. It has [`Self::stride`] numbers for each row.
+    /// The memory for the sums of the group of rows that begins with `row`. It has [`Self::stride`] numbers for each
+    /// row.
     fn memory(&self, row: usize) -> *mut f32;
 
     /// Numbers from a row of sums to the next.
@@ -125,8 +126,8 @@ pub(crate) unsafe fn multiply<V: Vector, S: Sink>(
     }
 }
 
-/// A function that multiplies a group of rows. It is called through a pointer, so that the compiler cannot inline it: an
-/// inlined kernel was seen to lose registers to the code around it, and to keep sums in memory.
+/// A function that multiplies a group of rows. It is called through a pointer, so that the compiler cannot inline it:
+/// an inlined kernel was seen to lose registers to the code around it, and to keep sums in memory.
 ///
 /// # Safety
 /// The conditions of [`multiply`] hold, and the group has as many rows as the kernel is made for.

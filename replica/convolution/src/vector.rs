@@ -26,8 +26,8 @@ pub(crate) trait Vector: Copy {
     /// Largest number of rows of a product that are computed together.
     const ROWS: usize = Self::KERNELS.len();
 
-    /// Runs `task` in a function of its own, compiled with the instructions of the vector. The compiler inlines all of a
-    /// task into one function, and a task of several loops was seen to keep the addresses and numbers of each loop in
+    /// Runs `task` in a function of its own, compiled with the instructions of the vector. The compiler inlines all of
+    /// a task into one function, and a task of several loops was seen to keep the addresses and numbers of each loop in
     /// memory.
     unsafe fn run_apart(task: impl VectorTask);
     /// `number` in every lane.

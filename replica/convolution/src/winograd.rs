@@ -1,9 +1,9 @@
 //! 3×3 convolutions of stride 1, and 3×3 and 7×7 convolutions of stride 2, by Winograd's minimal filtering.
 //!
-//! For each pair of input and output channel, a tile of `m` × `m` outputs of a 3×3 filter takes `(m + 2)²` multiplications
-//! instead of `9 m²`: a quarter of them for `m = 4`, four ninths for `m = 2`. With a stride of 2 it takes `(2 m + 1)²`:
-//! nine sixteenths for `m = 4`, 25 of 36 for `m = 2`. A tile of 4×4 outputs of a 7×7 filter of stride 2 takes 169 instead
-//! of 784.
+//! For each pair of input and output channel, a tile of `m` × `m` outputs of a 3×3 filter takes `(m + 2)²`
+//! multiplications instead of `9 m²`: a quarter of them for `m = 4`, four ninths for `m = 2`. With a stride of 2 it
+//! takes `(2 m + 1)²`: nine sixteenths for `m = 4`, 25 of 36 for `m = 2`. A tile of 4×4 outputs of a 7×7 filter of
+//! stride 2 takes 169 instead of 784.
 //!
 //! Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks (2015), arXiv:1509.09308, section 4.
 
@@ -30,7 +30,8 @@ pub use transform::TileSize;
 const LEAST_TILES_OF_PART: usize = 32;
 
 /// Convolves `input` into `output`: `output = epilogue(input * filter + bias)`. `input` has the shape `shape` and the
-/// filter's input channels, and `output` has the shape of [`crate::Geometry::output`] with the filter's output channels.
+/// filter's input channels, and `output` has the shape of [`crate::Geometry::output`] with the filter's output
+/// channels.
 ///
 /// # Panics
 /// If the length of a slice does not fit its shape and channels.
@@ -97,8 +98,8 @@ pub fn convolve_and_pool(
     });
 }
 
-/// Calls `work` with the images that are transformed, their shape and the place of a tile's inputs in them: with `input`,
-/// or with a copy of its phases.
+/// Calls `work` with the images that are transformed, their shape and the place of a tile's inputs in them: with
+/// `input`, or with a copy of its phases.
 fn with_source(
     input: &[f32],
     shape: BatchShape,
@@ -117,8 +118,8 @@ fn with_source(
 }
 
 thread_local! {
-    /// Memory for the phases of images. It is kept between calls, because mapping and zeroing it takes as long as filling
-    /// it.
+    /// Memory for the phases of images. It is kept between calls, because mapping and zeroing it takes as long as
+    /// filling it.
     static PHASES_OF_IMAGES: Cell<Option<AlignedBuffer>> = const { Cell::new(None) };
 }
 

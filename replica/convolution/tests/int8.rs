@@ -268,8 +268,8 @@ fn ties_round_to_even_and_values_far_outside_become_the_nearest_level() {
 
 #[test]
 fn poolings_of_levels_keep_images_and_channels_apart() {
-    // Two images of 3 by 5 pixels. A pixel of the first image has its number as its level, in each of five channels plus
-    // twenty times the channel. The second image has 255 minus these levels.
+    // Two images of 3 by 5 pixels. A pixel of the first image has its number as its level, in each of five channels
+    // plus twenty times the channel. The second image has 255 minus these levels.
     let shape = BatchShape { images: 2, height: 3, width: 5 };
     let level = |pixel: usize, channel: usize| match pixel {
         0..15 => (pixel + 20 * channel) as u8,

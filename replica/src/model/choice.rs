@@ -21,9 +21,9 @@ use std::time::Duration;
 /// differs by some 3e-6, the matrix unit by 1e-6.
 const TOLERANCE: f32 = 1e-4;
 
-/// The largest accepted difference of the matrix unit's logits from the reference's on the first picture, which is noise,
-/// as a share of the largest logit. On other images the difference was seen to be 16 times that on noise, and it must
-/// stay within [`TOLERANCE`] there too.
+/// The largest accepted difference of the matrix unit's logits from the reference's on the first picture, which is
+/// noise, as a share of the largest logit. On other images the difference was seen to be 16 times that on noise, and it
+/// must stay within [`TOLERANCE`] there too.
 const TOLERANCE_OF_AMX: f32 = 6e-6;
 
 /// Number of passes of which the fastest counts.
@@ -34,8 +34,8 @@ const TRIES: usize = 2;
 /// 2.3 times as fast as in the first pass.
 const MAX_LIBTORCH_SPEEDUP: u32 = 3;
 
-/// libtorch replaces this project's convolutions only if it takes less than this share of their time. Times vary by some
-/// percent, and starts should choose the same.
+/// libtorch replaces this project's convolutions only if it takes less than this share of their time. Times vary by
+/// some percent, and starts should choose the same.
 const CLEARLY_FASTER: f64 = 0.85;
 
 /// `--kernel`: the engine for convolutions on the CPU in f32.

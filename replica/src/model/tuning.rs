@@ -25,8 +25,8 @@ const MEASURED_BATCH: usize = 4;
 /// number of images, so that it tests every algorithm of a plan.
 pub(super) const LAST_SWITCH: usize = 8;
 
-/// An alternative replaces the default only if it takes less than this share of the default's time. Times vary, and starts
-/// should choose the same.
+/// An alternative replaces the default only if it takes less than this share of the default's time. Times vary, and
+/// starts should choose the same.
 const CLEARLY_FASTER: f64 = 0.85;
 
 /// The sizes of a layer. Layers of equal sizes are assumed to take equal times, and get the same algorithms.
@@ -37,9 +37,9 @@ struct LayerSizes {
     geometry: Geometry,
 }
 
-/// A layer with the filter of its default algorithm. If there is another algorithm, the first layer of each size has that
-/// filter too, and both are measured there. Other layers get it only if it is chosen: writing the memory of a filter takes
-/// longer than a pass.
+/// A layer with the filter of its default algorithm. If there is another algorithm, the first layer of each size has
+/// that filter too, and both are measured there. Other layers get it only if it is chosen: writing the memory of a
+/// filter takes longer than a pass.
 struct Candidates<'a> {
     layer: &'a FoldedConvolution,
     sizes: LayerSizes,
@@ -49,8 +49,8 @@ struct Candidates<'a> {
     other: Option<PackedFilter>,
 }
 
-/// For each size that has two algorithms, the least time that its first layer took with each of them, in seconds for all
-/// images together.
+/// For each size that has two algorithms, the least time that its first layer took with each of them, in seconds for
+/// all images together.
 type Seconds = HashMap<LayerSizes, [f64; VARIANTS]>;
 
 /// The fastest plan for `network`, with or without the matrix unit.
@@ -220,8 +220,8 @@ struct TimingEngine<'a> {
 }
 
 impl TimingEngine<'_> {
-    /// The result of `compute` with a filter of `layer`: with each of them in turn, if there are two. Their results differ
-    /// by roundings only.
+    /// The result of `compute` with a filter of `layer`: with each of them in turn, if there are two. Their results
+    /// differ by roundings only.
     fn compute(
         &mut self,
         layer: &Candidates<'_>,

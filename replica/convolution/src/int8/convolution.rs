@@ -18,13 +18,13 @@ pub struct Residual<'a> {
     pub factor: f32,
 }
 
-/// Convolves `input` into `output`. A level of the output is `sum × scale + bias`, plus `level × factor` of the residual,
-/// clamped to 0..=255 and rounded to the nearest integer, ties to even. The sum is exact. Both products are fused with
-/// their addition, and so rounded once. Pixels outside the image have the level 0. Since the clamp is also a ReLU, there
-/// is no other nonlinearity.
+/// Convolves `input` into `output`. A level of the output is `sum × scale + bias`, plus `level × factor` of the
+/// residual, clamped to 0..=255 and rounded to the nearest integer, ties to even. The sum is exact. Both products are
+/// fused with their addition, and so rounded once. Pixels outside the image have the level 0. Since the clamp is also a
+/// ReLU, there is no other nonlinearity.
 ///
-/// `input` is `[images, height, width, bytes of a pixel]`; see [`Int8Filter::input_bytes`]. `output` has the shape of [`Geometry::output`] with
-/// `padded(outputs)` bytes for each pixel; see [`padded`].
+/// `input` is `[images, height, width, bytes of a pixel]`; see [`Int8Filter::input_bytes`]. `output` has the shape of
+/// [`Geometry::output`] with `padded(outputs)` bytes for each pixel; see [`padded`].
 ///
 /// # Panics
 /// If the length of a slice does not fit its shape and channels, the output has 2³² pixels or more, the executor does not
@@ -83,8 +83,8 @@ struct Convolution<'a> {
 unsafe impl Sync for Convolution<'_> {}
 
 impl Convolution<'_> {
-    /// Computes blocks of output channels of some output pixels, counted over the whole batch. Concurrent calls share no
-    /// pixels, or share no blocks.
+    /// Computes blocks of output channels of some output pixels, counted over the whole batch. Concurrent calls share
+    /// no pixels, or share no blocks.
     fn run(&self, pixels: Range<usize>, blocks: Range<usize>) {
         if !pixels.is_empty() {
             self.filter.instructions.dispatch(Part { convolution: self, pixels, blocks });
@@ -93,8 +93,8 @@ impl Convolution<'_> {
 
     /// Finds the inputs of `rows` output pixels from `first` on. Writes the address of the first input of each pixel to
     /// `corners`. If a window reaches outside the image, also writes an address for each pixel and run of the filter to
-    /// `addresses`. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is one
-    /// pixel, which is `zeros` outside the image. Returns whether all windows lie inside.
+    /// `addresses`. Without padding, a run is a row of the filter, whose inputs are consecutive. With padding, a run is
+    /// one pixel, which is `zeros` outside the image. Returns whether all windows lie inside.
     #[inline(always)]
     fn point(
         &self,

@@ -71,7 +71,8 @@ impl Requantisation {
     }
 }
 
-/// A vector register of [`DotVector::LANES`] numbers of 32 bits: sums, four weights of each output, or four activations.
+/// A vector register of [`DotVector::LANES`] numbers of 32 bits: sums, four weights of each output, or four
+/// activations.
 ///
 /// # Safety
 /// A function of an implementation may only be called on a processor that has its instructions. A pointer must be valid
@@ -81,8 +82,8 @@ pub(super) trait DotVector: Copy {
     const LANES: usize;
     /// Number of vectors of output channels that are computed together.
     const VECTORS: usize;
-    /// Number of pixels that are computed together, at most 6. The sums of these pixels by [`DotVector::VECTORS`] vectors
-    /// fit the registers, and leave some registers for the factors.
+    /// Number of pixels that are computed together, at most 6. The sums of these pixels by [`DotVector::VECTORS`]
+    /// vectors fit the registers, and leave some registers for the factors.
     const ROWS: usize;
 
     /// Zeros.
@@ -93,11 +94,12 @@ pub(super) trait DotVector: Copy {
     unsafe fn splat(from: *const u8) -> Self;
     /// Adds the four products of each lane to the sum of the lane. The sums do not saturate.
     unsafe fn dot(self, activations: Self, weights: Self) -> Self;
-    /// Stores a level for each lane: `sum × scale + bias` with one rounding, plus `residual × factor` with one rounding,
-    /// clamped to 0..=255, and rounded to the nearest integer, ties to even. Reads and writes [`DotVector::LANES`] levels.
+    /// Stores a level for each lane: `sum × scale + bias` with one rounding, plus `residual × factor` with one
+    /// rounding, clamped to 0..=255, and rounded to the nearest integer, ties to even. Reads and writes
+    /// [`DotVector::LANES`] levels.
     unsafe fn requantise(self, by: Requantisation, output: *mut u8);
-    /// Stores a level for each of [`DotVector::LANES`] numbers: `number × scale + bias` with one rounding, clamped to 0..=255,
-    /// and rounded to the nearest integer, ties to even. A number that is not a number gets the level 0.
+    /// Stores a level for each of [`DotVector::LANES`] numbers: `number × scale + bias` with one rounding, clamped to
+    /// 0..=255, and rounded to the nearest integer, ties to even. A number that is not a number gets the level 0.
     unsafe fn quantise(numbers: *const f32, scale: *const f32, bias: *const f32, output: *mut u8);
     /// Stores the levels of some pixels, each of several vectors whose channels follow each other. The residual and the
     /// output have `stride` bytes from one pixel to the next.

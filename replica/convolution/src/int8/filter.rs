@@ -23,8 +23,8 @@ pub struct Int8Filter {
 }
 
 impl Int8Filter {
-    /// Packs `weights`, `[outputs, inputs, side, side]`. An output level is the sum of all products of weights and levels,
-    /// times its `scale`, plus its `bias`.
+    /// Packs `weights`, `[outputs, inputs, side, side]`. An output level is the sum of all products of weights and
+    /// levels, times its `scale`, plus its `bias`.
     ///
     /// # Panics
     /// If the lengths do not fit, the filter has no side or stride, or a sum of products could exceed an `i32`: with more
@@ -81,8 +81,8 @@ impl Int8Filter {
     }
 
     /// Bytes of the input of `shape`. A filter without padding reads the pixels of a row without gaps, as many bytes as
-    /// input channels each, and then [`Int8Filter::bytes_after_the_last_pixel`]. Other filters read [`padded`] bytes for
-    /// each pixel.
+    /// input channels each, and then [`Int8Filter::bytes_after_the_last_pixel`]. Other filters read [`padded`] bytes
+    /// for each pixel.
     ///
     /// # Panics
     /// If the number does not fit a `usize`.
@@ -90,7 +90,8 @@ impl Int8Filter {
         shape.numbers(self.pixel_bytes()) + self.bytes_after_the_last_pixel()
     }
 
-    /// Number of bytes that the filter reads after the last pixel of its input, at most three. Their levels have no effect.
+    /// Number of bytes that the filter reads after the last pixel of its input, at most three. Their levels have no
+    /// effect.
     pub fn bytes_after_the_last_pixel(&self) -> usize {
         let row = self.geometry.side * self.pixel_bytes();
         padded(row) - row
@@ -112,8 +113,8 @@ impl Int8Filter {
     }
 }
 
-/// Bytes of a pixel of the input. The rows of a filter without padding are runs of memory, which need no padded pixels: those
-/// of three channels would take a third more products.
+/// Bytes of a pixel of the input. The rows of a filter without padding are runs of memory, which need no padded pixels:
+/// those of three channels would take a third more products.
 fn pixel_bytes(inputs: usize, geometry: Geometry) -> usize {
     match geometry {
         Geometry { side: 2.., padding: 0, .. } => inputs,

@@ -20,8 +20,8 @@ pub struct PictureLevels {
 }
 
 /// Turns a picture of `side` by `side` pixels, `[side, side, 3]`, into levels, `[side + 2 border, side + 2 border, 3]`.
-/// A level is `number / scale + zero`, clamped to 0..=255 and rounded to the nearest integer, ties to even. The border has
-/// the level of the number 0. A number that is not a number gets the level 0.
+/// A level is `number / scale + zero`, clamped to 0..=255 and rounded to the nearest integer, ties to even. The border
+/// has the level of the number 0. A number that is not a number gets the level 0.
 ///
 /// # Panics
 /// If the length of a slice does not fit, or the processor lacks the instructions.

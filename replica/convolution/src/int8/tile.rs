@@ -92,8 +92,8 @@ unsafe fn blocks_of<V: DotVector, const ROWS: usize, const VECTORS: usize>(tile:
     unsafe {
         let sums = sums::<V, ROWS, VECTORS>(tile);
         if tile.count < VECTORS * V::LANES {
-            // A copy, because `finish_part` reads the sums by index. If the sums themselves were memory, the compiler would
-            // store every sum after every product.
+            // A copy, because `finish_part` reads the sums by index. If the sums themselves were memory, the compiler
+            // would store every sum after every product.
             let mut copy = [[V::zero(); VECTORS]; ROWS];
             let copy = black_box(&mut copy);
             for row in 0..ROWS {

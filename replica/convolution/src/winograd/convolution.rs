@@ -103,8 +103,8 @@ impl<'a> WinogradConvolution<'a> {
         Self { input, shape, outputs, source, grid, filter, epilogue, output, first_row: 0 }
     }
 
-    /// The same convolution, with an output that begins with row `first_row`. Only parts with later rows of one image may
-    /// be computed.
+    /// The same convolution, with an output that begins with row `first_row`. Only parts with later rows of one image
+    /// may be computed.
     pub(crate) fn with_first_row(self, first_row: usize) -> Self {
         Self { first_row, ..self }
     }
@@ -244,7 +244,8 @@ impl<'a> WinogradConvolution<'a> {
     /// Multiplies one element of the transformed tiles at `starts` by its weights, for `blocks` of output channels.
     ///
     /// # Safety
-    /// The conditions of [`Vector`] hold. `starts` has the addresses of transformed tiles, whose planes `sizes` describes, and `products` has the planes of products that `sizes` describes.
+    /// The conditions of [`Vector`] hold. `starts` has the addresses of transformed tiles, whose planes `sizes`
+    /// describes, and `products` has the planes of products that `sizes` describes.
     #[inline(always)]
     unsafe fn multiply_element<V: Vector>(
         &self,
@@ -327,8 +328,8 @@ impl<'a> WinogradConvolution<'a> {
         }
     }
 
-    /// The addresses of the `N * N` inputs of a tile, which are `stride` pixels apart, or of `zeros` where they are padding.
-    /// `(row, column)` is the phase of the inputs. A pixel has `inputs` channels.
+    /// The addresses of the `N * N` inputs of a tile, which are `stride` pixels apart, or of `zeros` where they are
+    /// padding. `(row, column)` is the phase of the inputs. A pixel has `inputs` channels.
     #[inline(always)]
     fn addresses<const N: usize, const R: usize>(
         &self,
@@ -360,8 +361,8 @@ impl<'a> WinogradConvolution<'a> {
     }
 
     /// Reads the `N * N` products of a tile, which lie `plane` numbers apart, and writes its outputs that lie within
-    /// the image, for the output channels `outputs`. `from` has an address for each class of elements. If `IS_WHOLE`, the
-    /// tile is not short and the outputs have whole vectors of channels.
+    /// the image, for the output channels `outputs`. `from` has an address for each class of elements. If `IS_WHOLE`,
+    /// the tile is not short and the outputs have whole vectors of channels.
     ///
     /// # Safety
     /// The conditions of [`Vector`] hold. `from` is valid for a row of whole vectors in each of `N * N` planes, and no

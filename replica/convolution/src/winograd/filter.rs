@@ -18,8 +18,8 @@ const MOST_WEIGHTS_OF_FOUR: usize = 1 << 20;
 
 /// The algorithm of a filter: F(M, R) with `R` taps in each dimension.
 ///
-/// A convolution of stride 2 is the sum of four convolutions of stride 1, one for each phase of the image: the pixels with
-/// even or odd rows, and even or odd columns. Their filters have half as many taps, rounded up for odd phases.
+/// A convolution of stride 2 is the sum of four convolutions of stride 1, one for each phase of the image: the pixels
+/// with even or odd rows, and even or odd columns. Their filters have half as many taps, rounded up for odd phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scheme {
     /// 3×3 taps and stride 1, with tiles of the given size.
@@ -180,8 +180,8 @@ impl WinogradFilter {
         self.geometry.stride == 2 && self.inputs < FEW_CHANNELS
     }
 
-    /// The transformed channels whose weights for an element of a tile are not all zero. Tap 0 of an even phase is zero,
-    /// and element 0 is the value of a polynomial at 0, which is tap 0.
+    /// The transformed channels whose weights for an element of a tile are not all zero. Tap 0 of an even phase is
+    /// zero, and element 0 is the value of a polynomial at 0, which is tap 0.
     pub(crate) fn element_channels(&self, (down, across): (usize, usize)) -> Range<usize> {
         if self.geometry.stride == 1 {
             return 0..self.inputs;
@@ -196,8 +196,8 @@ impl WinogradFilter {
     }
 }
 
-/// The phases of an image under a stride of 2: whether its rows and its columns are the odd ones. Phases with odd rows are
-/// neighbours in this order, and so are phases with odd columns.
+/// The phases of an image under a stride of 2: whether its rows and its columns are the odd ones. Phases with odd rows
+/// are neighbours in this order, and so are phases with odd columns.
 pub(crate) const PHASES: [(usize, usize); 4] = [(1, 0), (1, 1), (0, 1), (0, 0)];
 
 /// Transforms weights and writes them in the order of [`WinogradFilter::weights`].

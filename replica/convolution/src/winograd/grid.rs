@@ -1,8 +1,8 @@
 //! The division of images into tiles.
 //!
 //! A tile has `M` × `M` outputs. If `M` does not divide a height or width, the last tiles are short: they have `M - 1`
-//! outputs in this dimension, and do without one of the `N` elements. For example, 14 outputs are tiles of 4, 4, 3 and 3,
-//! which take 6 + 6 + 5 + 5 multiplications. Four tiles of 4 would take 24.
+//! outputs in this dimension, and do without one of the `N` elements. For example, 14 outputs are tiles of 4, 4, 3 and
+//! 3, which take 6 + 6 + 5 + 5 multiplications. Four tiles of 4 would take 24.
 
 use crate::BatchShape;
 use std::ops::Range;

@@ -35,7 +35,8 @@ thread_local! {
 }
 
 impl PooledConvolution<'_> {
-    /// Computes some pooled rows. The rows of all images are numbered one after the other. Concurrent calls share no rows.
+    /// Computes some pooled rows. The rows of all images are numbered one after the other. Concurrent calls share no
+    /// rows.
     pub(super) fn run(&self, rows: Range<usize>) {
         let mut next = rows.start;
         while next < rows.end {
@@ -48,8 +49,8 @@ impl PooledConvolution<'_> {
         }
     }
 
-    /// Computes some pooled rows of an image. A row of tiles is convolved, and then all rows are pooled whose windows it
-    /// completes.
+    /// Computes some pooled rows of an image. A row of tiles is convolved, and then all rows are pooled whose windows
+    /// it completes.
     fn run_image(&self, image: usize, pooled: Range<usize>, memory: &mut AlignedBuffer) {
         let Self { shapes: (shape, outputs, source), filter, epilogue, .. } = *self;
         let grid = TileGrid::new(outputs, filter.scheme.tile_side());

@@ -1,10 +1,10 @@
 //! The transforms of Winograd's algorithms, one dimension at a time.
 //!
 //! Source: Lavin and Gray (2015), arXiv:1509.09308, sections 4.1 and 4.3. The names are theirs: inputs `d` are
-//! transformed by the matrix B, filters `g` by G, and products `m` by A. A tile is transformed in both dimensions:
-//! `Bᵀ d B`, `G g Gᵀ`, `Aᵀ m A`. Those of 2 and 4 taps are made in the same way: element `i` of a transformed filter is the
-//! value of the polynomial with the coefficients `g` at a point, divided by the product of the differences of this point to
-//! the other ones; the last element is the highest coefficient. See A. Toom (1963) and S. Cook (1966).
+//! transformed by the matrix B, filters `g` by G, and products `m` by A. A tile is transformed in both dimensions: `Bᵀ
+//! d B`, `G g Gᵀ`, `Aᵀ m A`. Those of 2 and 4 taps are made in the same way: element `i` of a transformed filter is the
+//! value of the polynomial with the coefficients `g` at a point, divided by the product of the differences of this
+//! point to the other ones; the last element is the highest coefficient. See A. Toom (1963) and S. Cook (1966).
 
 use crate::vector::Vector;
 
@@ -28,7 +28,8 @@ impl TileSize {
     }
 }
 
-/// One dimension of the transforms of F(M, R), on vectors of channels: `N = M + R - 1` inputs, `R` weights, `M` outputs.
+/// One dimension of the transforms of F(M, R), on vectors of channels: `N = M + R - 1` inputs, `R` weights, `M`
+/// outputs.
 ///
 /// # Safety
 /// The conditions of [`Vector`] hold.
@@ -40,10 +41,11 @@ pub(crate) trait WinogradTransform<const N: usize, const M: usize, const R: usiz
     /// The outputs, `Aᵀ m`.
     unsafe fn output<V: Vector>(m: [V; N]) -> [V; M];
 
-    /// The element that a short tile does without. A short tile has `M - 1` outputs, for which `N - 1` points are enough.
+    /// The element that a short tile does without. A short tile has `M - 1` outputs, for which `N - 1` points are
+    /// enough.
     const SPARE: usize;
-    /// The transformed inputs of a short tile, for the same transformed filter. The last input is not used, and the spare
-    /// element is zero.
+    /// The transformed inputs of a short tile, for the same transformed filter. The last input is not used, and the
+    /// spare element is zero.
     unsafe fn short_input<V: Vector>(d: [V; N]) -> [V; N];
     /// The outputs of a short tile. The spare element is not used, and the last output is zero.
     unsafe fn short_output<V: Vector>(m: [V; N]) -> [V; M];
@@ -219,8 +221,8 @@ impl WinogradTransform<7, 4, 4> for F4With4Taps {
         unsafe {
             let (two, four, minus_four, minus_five) = (V::splat(2.0), V::splat(4.0), V::splat(-4.0), V::splat(-5.0));
             let minus_half = V::splat(-0.5);
-            // Without the point 1/2, the elements would be those of F(4, 3). Each is multiplied by `x - 1/2`: its value one
-            // input later, minus half of it.
+            // Without the point 1/2, the elements would be those of F(4, 3). Each is multiplied by `x - 1/2`: its value
+            // one input later, minus half of it.
             let ends = [
                 d[0].mul_add(four, d[2].mul_add(minus_five, d[4])),
                 d[1].mul_add(four, d[3].mul_add(minus_five, d[5])),

@@ -17,8 +17,8 @@ pub(in crate::model) struct Int8Network {
     border: usize,
     /// Number of bytes that the stem reads after the last pixel of a picture.
     stem_slack: usize,
-    /// The first block that all images of a batch pass together. Each image passes the blocks before it by itself: there
-    /// the activations of one image fill the near caches, and in later blocks the weights do.
+    /// The first block that all images of a batch pass together. Each image passes the blocks before it by itself:
+    /// there the activations of one image fill the near caches, and in later blocks the weights do.
     batched_from: usize,
     instructions: Int8Instructions,
 }

@@ -55,8 +55,8 @@ pub struct QuantisedFile {
     pub agreement: Agreement,
     /// The name of the network's architecture.
     pub architecture: String,
-    /// The logits of a synthetic picture whose side is `input_size`. Integers are exact, so every processor computes them
-    /// bit by bit.
+    /// The logits of a synthetic picture whose side is `input_size`. Integers are exact, so every processor computes
+    /// them bit by bit.
     check: Vec<f32>,
     input_size: usize,
     source: String,
@@ -141,7 +141,8 @@ impl QuantisedFile {
         Ok(file)
     }
 
-    /// Reads the file if its header says that it is quantised. `None` for every other file, also one that cannot be read.
+    /// Reads the file if its header says that it is quantised. `None` for every other file, also one that cannot be
+    /// read.
     ///
     /// # Errors
     /// If the file is quantised, and malformed.
@@ -221,7 +222,8 @@ impl QuantisedFile {
         })
     }
 
-    /// Checks that the recorded agreement is high enough, and that it holds here: this machine computes the same logits.
+    /// Checks that the recorded agreement is high enough, and that it holds here: this machine computes the same
+    /// logits.
     ///
     /// # Errors
     /// If the agreement is less than `min_share` (0 to 1), or the logits differ in one bit.

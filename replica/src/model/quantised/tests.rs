@@ -25,8 +25,8 @@ struct Calibrated {
     logits: Vec<Vec<f32>>,
 }
 
-/// Smooth pictures, whose activations are more like those of photographs than noise is: every second synthetic number is
-/// the sum of two waves.
+/// Smooth pictures, whose activations are more like those of photographs than noise is: every second synthetic number
+/// is the sum of two waves.
 fn images(count: usize) -> Vec<Input> {
     let noise = warm_up::images(count, SIDE);
     let wave = |image: usize, index: usize| {

@@ -27,8 +27,8 @@ const LONGEST_EARLIER: Duration = Duration::from_secs(10 * 60);
 #[derive(Debug, Default)]
 pub struct PodTimes {
     startup: Option<Duration>,
-    /// The shortest start of the pods that were ready when they were first seen, without their wait for a node and without
-    /// what came before a restart.
+    /// The shortest start of the pods that were ready when they were first seen, without their wait for a node and
+    /// without what came before a restart.
     earlier: Option<Duration>,
     placements: Placements,
     /// The time of the last call of [`Self::note`].
@@ -61,10 +61,11 @@ impl Seen {
 }
 
 impl PodTimes {
-    /// The mean of the times from creation to readiness. Until a pod has become ready, the shortest time from placement to
-    /// readiness of the pods that were ready before. The condition of a pod that was unready in between has a later time,
-    /// so the mean of these would be too long. A wait for a node does not count there: the only pod may be the one that
-    /// waited for room in a full cluster, and the next replica would be added late for it. `None` if no pod is or was ready.
+    /// The mean of the times from creation to readiness. Until a pod has become ready, the shortest time from placement
+    /// to readiness of the pods that were ready before. The condition of a pod that was unready in between has a later
+    /// time, so the mean of these would be too long. A wait for a node does not count there: the only pod may be the
+    /// one that waited for room in a full cluster, and the next replica would be added late for it. `None` if no pod is
+    /// or was ready.
     pub fn startup(&self) -> Option<Duration> {
         self.startup.or(self.earlier)
     }

@@ -1,5 +1,5 @@
-//! Eight sums: AVX-VNNI, or AVX-512-VNNI in registers of 256 bits. The two differ only in the encoding of one instruction,
-//! so a processor with either tests all the other lines for both.
+//! Eight sums: AVX-VNNI, or AVX-512-VNNI in registers of 256 bits. The two differ only in the encoding of one
+//! instruction, so a processor with either tests all the other lines for both.
 
 use super::{DotVector, MAX_LEVEL, Requantisation};
 use std::arch::x86_64::*;

@@ -112,10 +112,11 @@ impl Wide {
     unsafe fn rounded(numbers: __m512) -> __m512i {
         // SAFETY: guaranteed by the caller.
         unsafe {
-            // With the operands exchanged, a number that is not a number would become 255, and not 0 as by the definition.
+            // With the operands exchanged, a number that is not a number would become 255, and not 0 as by the
+            // definition.
             let clamped = _mm512_min_ps(_mm512_set1_ps(MAX_LEVEL), numbers);
-            // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep. Values
-            // below all integers become the least one.
+            // The conversion rounds to the nearest integer, ties to even: the rounding mode that Rust programs keep.
+            // Values below all integers become the least one.
             _mm512_cvtps_epi32(clamped)
         }
     }
