@@ -16,6 +16,7 @@ mod status;
 use crate::images::ImageStore;
 use crate::local::Cores;
 use crate::network::{self, Network};
+use crate::wait::wait_for;
 use anyhow::{Context, Result};
 use cgroup::{Controller, Group, ResourceLimits};
 use k8s_openapi::api::core::v1::{Endpoints, Node as NodeObject, Pod, Service};
@@ -231,10 +232,16 @@ impl Node {
     }
 }
 
+/// Time in which the API server must have made its own Service. It is ready a moment before.
+const OWN_SERVICE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The address of the Service through which pods reach the API server.
 async fn api_server_address(client: &Client) -> Result<Ipv4Addr> {
     let services = Api::<Service>::namespaced(client.clone(), "default");
-    let service = services.get("kubernetes").await.context("get the Service kubernetes")?;
+    let service = wait_for("the Service kubernetes", OWN_SERVICE_TIMEOUT, async || {
+        services.get_opt("kubernetes").await.context("get the Service kubernetes")
+    })
+    .await?;
     let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service kubernetes has no address")?;
     address.parse().with_context(|| format!("the Service kubernetes has no IPv4 address, but {address}"))
 }
