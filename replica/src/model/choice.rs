@@ -146,14 +146,16 @@ struct EngineComparison<'a> {
     limits: PassLimits,
     pictures: &'a [Input],
     reference: Vec<Vec<f32>>,
-    /// The time of the reference's pass for one picture. It is libtorch's first pass.
+    /// The time of the reference's pass for one picture. It is libtorch's first pass, and may be measured beside the own
+    /// passes.
     reference_time: Duration,
 }
 
 /// This project's convolutions after tuning.
 struct OwnKernels {
     plan: Arc<NetworkPlan>,
-    /// The time for one picture.
+    /// The time for one picture. If the reference is computed at the same time, the two share caches and memory, and the
+    /// time is a little longer than alone, as it is when several workers run.
     time: Duration,
     /// The logits of the pictures, each computed by itself.
     singly: Vec<Vec<f32>>,
