@@ -12,7 +12,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use std::fmt::Debug;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,12 +76,21 @@ impl Cluster {
     /// The cluster address of the Service `name`.
     ///
     /// # Errors
-    /// If there is no such Service, or it has no IPv4 address.
-    pub async fn service_address(&self, name: &str) -> Result<Ipv4Addr> {
-        let service = self.api::<Service>().get(name).await.with_context(|| format!("get Service {name}"))?;
+    /// If there is no such Service, or it has no address.
+    pub async fn service_address(&self, name: &str) -> Result<IpAddr> {
+        self.service_address_in(self.kubectl.namespace(), name).await
+    }
+
+    /// The cluster address of the Service `name` of another namespace.
+    ///
+    /// # Errors
+    /// If there is no such Service, or it has no address.
+    pub async fn service_address_in(&self, namespace: &str, name: &str) -> Result<IpAddr> {
+        let services = Api::<Service>::namespaced(self.client.clone(), namespace);
+        let service = services.get(name).await.with_context(|| format!("get Service {name}"))?;
         let address = service.spec.and_then(|spec| spec.cluster_ip);
         let address = address.with_context(|| format!("Service {name} has no address"))?;
-        address.parse().with_context(|| format!("Service {name} has the address {address}, which is no IPv4 address"))
+        address.parse().with_context(|| format!("Service {name} has the address {address}, which is no IP address"))
     }
 
     /// The numbers of replicas of a Deployment.
@@ -115,13 +124,14 @@ impl Cluster {
         Ok(pods.with_context(|| format!("list the pods with the label {label}"))?.items)
     }
 
-    /// The address of the pod `name`.
+    /// The port `port` of the pod `name`.
     ///
     /// # Errors
     /// If there is no such pod, or it has no address yet.
-    pub async fn pod_address(&self, name: &str) -> Result<String> {
+    pub async fn pod_address(&self, name: &str, port: u16) -> Result<SocketAddr> {
         let pod = self.api::<Pod>().get(name).await.with_context(|| format!("get pod {name}"))?;
-        pod.status.and_then(|status| status.pod_ip).with_context(|| format!("pod {name} has no address"))
+        let address = pod.status.and_then(|status| status.pod_ip).and_then(|address| address.parse::<IpAddr>().ok());
+        Ok((address.with_context(|| format!("pod {name} has no address"))?, port).into())
     }
 
     /// Waits until all replicas of a Deployment are ready and have its newest specification.

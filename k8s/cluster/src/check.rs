@@ -1,6 +1,7 @@
 //! The checks of Roundhouse on a Kubernetes cluster.
 
 mod ceiling;
+mod connections;
 mod faults;
 mod fixture;
 mod privileges;
@@ -24,6 +25,8 @@ const LIGHT_LOAD: f64 = 0.1;
 pub enum Check {
     /// Each ServiceAccount may do what its program needs, and nothing else
     Privileges,
+    /// For each pair of pods, the NetworkPolicies permit what must be permitted, and nothing else
+    Connections,
     /// 30 s without the API server fail no request and lose no pod; then scaling goes on
     NoApiServer,
     /// `kubectl rollout restart` of the replicas under load fails no request
@@ -117,6 +120,7 @@ impl Check {
             Self::Privileges | Self::Burst | Self::RollingRestart | Self::RollingDispatchers | Self::KilledLeader => {
                 return ClusterRequirement::AnyCluster;
             }
+            Self::Connections => "it tries connections from inside pods, so it runs only without --kubeconfig",
             Self::KilledPod => "it kills a process on the node, so it runs only without --kubeconfig",
             Self::NoApiServer => "it kills the API server, so it runs only without --kubeconfig",
             Self::Ceiling => "it changes the cores of the node, so it runs only without --kubeconfig",
@@ -128,6 +132,7 @@ impl Check {
     async fn run(self, fixture: &mut Fixture) -> Result<String> {
         match self {
             Self::Privileges => privileges::check(&fixture.cluster.kubectl).await,
+            Self::Connections => connections::check(fixture).await,
             Self::Burst => scaling::check_burst(fixture).await,
             Self::RollingRestart => faults::check_rolling_restart(fixture, "replica").await,
             Self::RollingDispatchers => faults::check_rolling_restart(fixture, "dispatcher").await,

@@ -1,19 +1,22 @@
 //! The control plane of a local cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as processes.
 //! The kernel kills them when this process ends, even if this process is killed.
 
-use crate::{binaries, network};
+use crate::binaries;
+use crate::network::IpFamily;
 use anyhow::{Context, Result, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use rcgen::KeyPair;
 use serde_json::json;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The port of the API server.
-const PORT: u16 = 6443;
+/// The port of the API server, which is that of MicroK8s. NetworkPolicies that permit only the usual ports 443 and 6443
+/// keep programs from it there.
+const PORT: u16 = 16443;
 
 /// Time in which the API server must become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,6 +36,8 @@ pub struct ControlPlane {
     binaries: PathBuf,
     /// The folder for keys, data and logs.
     folder: PathBuf,
+    /// The version of the Internet Protocol of the cluster.
+    family: IpFamily,
     /// The token of the user `admin`, who has all privileges.
     token: String,
     /// The process of the API server; `None` after [`ControlPlane::kill_api_server`].
@@ -48,7 +53,7 @@ impl ControlPlane {
     /// # Errors
     /// If a program cannot be started, or the API server does not become ready. The message then has the last lines of
     /// the API server's log.
-    pub async fn start(binaries: PathBuf, folder: PathBuf) -> Result<Self> {
+    pub async fn start(binaries: PathBuf, folder: PathBuf, family: IpFamily) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let random = "/proc/sys/kernel/random/uuid";
         let token = fs::read_to_string(random).with_context(|| format!("read {random}"))?.trim().to_owned();
@@ -56,11 +61,11 @@ impl ControlPlane {
         let key = KeyPair::generate().context("generate the key for the tokens of ServiceAccounts")?;
         write(&folder.join("accounts.key"), &key.serialize_pem())?;
         write(&folder.join("accounts.pub"), &key.public_key_pem())?;
-        let mut control_plane = Self { binaries, folder, token, api_server: None, others: Vec::new() };
+        let mut control_plane = Self { binaries, folder, family, token, api_server: None, others: Vec::new() };
         let etcd = control_plane.spawn("etcd", &control_plane.etcd_flags())?;
         control_plane.others.push(etcd);
         control_plane.start_api_server().await?;
-        write(&control_plane.kubeconfig_path(), &control_plane.kubeconfig(&api_server_url())?)?;
+        write(&control_plane.kubeconfig_path(), &control_plane.kubeconfig(&control_plane.url())?)?;
         for (name, flags) in [
             ("kube-controller-manager", control_plane.controller_manager_flags()),
             ("kube-scheduler", control_plane.scheduler_flags()),
@@ -108,8 +113,18 @@ impl ControlPlane {
     /// # Errors
     /// If the API server has not made its certificate yet.
     pub async fn client(&self) -> Result<Client> {
-        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(&api_server_url())?)?;
+        let kubeconfig = Kubeconfig::from_yaml(&self.kubeconfig(&self.url())?)?;
         Ok(Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?)
+    }
+
+    /// The address of the API server in the cluster's network.
+    pub fn address(&self) -> SocketAddr {
+        (self.family.node_address(), PORT).into()
+    }
+
+    /// The URL of the API server in the cluster's network.
+    fn url(&self) -> String {
+        format!("https://{}", self.address())
     }
 
     /// The path of the kubeconfig for programs in the cluster's network.
@@ -170,19 +185,16 @@ impl ControlPlane {
     fn api_server_flags(&self) -> Vec<String> {
         vec![
             "--etcd-servers=http://127.0.0.1:2379".into(),
-            format!("--bind-address={}", network::NODE_ADDRESS),
-            format!("--advertise-address={}", network::NODE_ADDRESS),
+            format!("--bind-address={}", self.family.node_address()),
+            format!("--advertise-address={}", self.family.node_address()),
             format!("--secure-port={PORT}"),
             format!("--cert-dir={}", self.folder.join("certificates").display()),
-            format!("--service-cluster-ip-range={}", network::SERVICE_RANGE),
+            format!("--service-cluster-ip-range={}", self.family.service_range()),
             "--authorization-mode=RBAC".into(),
             format!("--token-auth-file={}", self.folder.join("tokens.csv").display()),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-signing-key-file={}", self.folder.join("accounts.key").display()),
             format!("--service-account-key-file={}", self.folder.join("accounts.pub").display()),
-            // The API server then connects to the endpoint of metrics.k8s.io. Without this, it would connect to the
-            // address of the Service, and would need the node's proxy.
-            "--enable-aggregator-routing=true".into(),
         ]
     }
 
@@ -230,11 +242,6 @@ impl Drop for ControlPlane {
             let _ = child.wait();
         }
     }
-}
-
-/// The URL of the API server in the cluster's network.
-pub fn api_server_url() -> String {
-    format!("https://{}:{PORT}", network::NODE_ADDRESS)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -102,10 +102,17 @@ pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf
 
 /// Writes a kustomization to `folder`. It moves the manifests of the kustomization in `base` to `namespace`, and
 /// replaces the prefix `roundhouse` of their images by `image_prefix`. Images that `base` has renamed keep their names.
+/// With `architecture`, pods go to nodes of this architecture, whatever the manifests say.
 ///
 /// # Errors
 /// If `base` does not exist, or the files cannot be written.
-pub fn write_kustomization(folder: &Path, base: &Path, namespace: &str, image_prefix: Option<&str>) -> Result<()> {
+pub fn write_kustomization(
+    folder: &Path,
+    base: &Path,
+    namespace: &str,
+    image_prefix: Option<&str>,
+    architecture: Option<&str>,
+) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     // kustomize refuses absolute paths, so a link leads to `base`.
     let base = fs::canonicalize(base).with_context(|| format!("find the kustomization {}", base.display()))?;
@@ -114,9 +121,15 @@ pub fn write_kustomization(folder: &Path, base: &Path, namespace: &str, image_pr
         let rename = |name| json!({"name": format!("{IMAGE_PREFIX}/{name}"), "newName": format!("{prefix}/{name}")});
         PROGRAMS.map(rename)
     });
+    let patches = architecture.map(|name| {
+        let selector = json!([{"op": "add", "path": "/spec/template/spec/nodeSelector",
+            "value": {"kubernetes.io/arch": name}}]);
+        json!({"target": {"kind": "Deployment"}, "patch": selector.to_string()})
+    });
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
         "namespace": namespace, "resources": ["base"], "images": images.iter().flatten().collect::<Vec<_>>(),
+        "patches": patches.iter().collect::<Vec<_>>(),
     });
     let path = folder.join("kustomization.yaml");
     fs::write(&path, kustomization.to_string()).with_context(|| format!("write {}", path.display()))

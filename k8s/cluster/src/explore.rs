@@ -3,7 +3,6 @@
 
 use crate::access::Cluster;
 use crate::check::ROLLOUT_TIMEOUT;
-use crate::control_plane::api_server_url;
 use crate::paths;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -48,8 +47,7 @@ pub async fn run(cluster: &Cluster, manifests: Option<PathBuf>, ports: Forwarded
     cluster.wait_for_rollout("dispatcher", ROLLOUT_TIMEOUT).await?;
     cluster.wait_for_rollout("replica", ROLLOUT_TIMEOUT).await?;
     spinner.finish_and_clear();
-    let api_server =
-        api_server_url().trim_start_matches("https://").parse().expect("`api_server_url` is https:// and an address");
+    let api_server = cluster.local()?.control_plane.address();
     let dispatcher = SocketAddr::from((cluster.service_address("dispatcher").await?, 80));
     print_usage(cluster, &ports)?;
     tokio::join!(forward(ports.api_server, api_server), forward(ports.dispatcher, dispatcher));

@@ -18,6 +18,7 @@ pub mod load;
 pub mod local;
 pub mod network;
 pub mod node;
+mod node_objects;
 pub mod paths;
 pub mod prerequisites;
 pub mod route;

@@ -5,7 +5,8 @@ use crate::control_plane::ControlPlane;
 use crate::images::ImageStore;
 use crate::kubectl::Kubectl;
 use crate::network::Network;
-use crate::node::{Node, NodeConfig};
+use crate::node_objects;
+use crate::node::{self, Node, NodeConfig};
 use crate::paths;
 use anyhow::{Context, Result};
 use std::fs;
@@ -41,14 +42,15 @@ pub struct Cores {
 /// If a part of the cluster does not start.
 pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: Cores) -> Result<Cluster> {
     let folder_lock = paths::reserve(&folder)?;
-    let control_plane = ControlPlane::start(binaries, folder.join("control-plane")).await?;
+    let control_plane = ControlPlane::start(binaries, folder.join("control-plane"), network.family).await?;
     let client = control_plane.client().await?;
     let images = ImageStore::update(folder.with_extension("images"))?;
+    let family = network.family;
     let config = NodeConfig { name: NODE_NAME.into(), cores, images, folder: folder.join("pods") };
     let node = Node::start(config, client.clone(), network, control_plane.certificate()?).await?;
     let kubectl = Kubectl::new(control_plane.kubeconfig_path(), None, NAMESPACE);
-    let node_services = paths::root().join("k8s/cluster/node.yaml").display().to_string();
-    kubectl.run(&["--namespace=kube-system", "apply", "-f", &node_services]).await?;
+    let objects = node_objects::list(family, node::serves_slices(&client).await?).to_string();
+    kubectl.run_with_input(&["--namespace=kube-system", "apply", "-f", "-"], &objects).await?;
     kubectl.apply(&paths::root().join("k8s/namespace")).await?;
     let origin = ClusterOrigin::Local(Box::new(LocalCluster { node, control_plane }));
     Ok(Cluster { origin, client, kubectl, folder, folder_lock })

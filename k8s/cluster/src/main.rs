@@ -8,7 +8,8 @@ use cluster::check::{self, Check, Fixture};
 use cluster::existing::{self, ExistingOptions};
 use cluster::explore::{self, ForwardedPorts};
 use cluster::local::{self, Cores};
-use cluster::network::Network;
+use cluster::network::{IpFamily, Network};
+use cluster::node;
 use cluster::prerequisites::{self, Prerequisites};
 use cluster::{compare, paths};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ struct Cli {
     #[command(subcommand)]
     task: Task,
     #[command(flatten)]
-    cores: CoreOptions,
+    node: NodeOptions,
 }
 
 #[derive(Subcommand)]
@@ -57,7 +58,7 @@ struct CheckOptions {
 }
 
 #[derive(Clone, Copy, clap::Args)]
-struct CoreOptions {
+struct NodeOptions {
     /// Number of cores that the node of a cluster on this machine offers
     #[arg(long, global = true, default_value_t = 8.0)]
     cores: f64,
@@ -65,6 +66,9 @@ struct CoreOptions {
     /// three quarters of this machine
     #[arg(long, global = true)]
     share: Option<f64>,
+    /// Version of the Internet Protocol of a cluster on this machine
+    #[arg(long, global = true, value_enum, default_value_t)]
+    ip_family: IpFamily,
 }
 
 /// The exit status if no cluster can be started here: automake's for a skipped test.
@@ -77,7 +81,7 @@ fn main() -> ExitCode {
     exit::report(run(Cli::parse()))
 }
 
-fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {
+fn run(Cli { task, node }: Cli) -> Result<ExitCode> {
     if let Task::Check(options) = &task
         && let Some(kubeconfig) = &options.existing.kubeconfig
     {
@@ -85,7 +89,7 @@ fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {
         return runtime()?.block_on(until_signal(work, || bail!("a signal stopped the checks")));
     }
     match prerequisites::find()? {
-        Prerequisites::Met { binaries } => run_locally(task, cores, binaries),
+        Prerequisites::Met { binaries } => run_locally(task, node, binaries),
         Prerequisites::Missing(missing) => {
             eprintln!("a cluster cannot be started on this machine:\n  {}", missing.join("\n  "));
             Ok(ExitCode::from(SKIPPED))
@@ -95,22 +99,25 @@ fn run(Cli { task, cores }: Cli) -> Result<ExitCode> {
 
 /// Starts a cluster on this machine, and runs `task` on it. `binaries` is the folder with the programs of the control
 /// plane.
-fn run_locally(task: Task, cores: CoreOptions, binaries: PathBuf) -> Result<ExitCode> {
+fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitCode> {
     let is_explore = matches!(task, Task::Explore { .. });
     // This must come before `Network::enter`, after which this process cannot listen on the machine's own network.
     let ports = if is_explore { Some(ForwardedPorts::open()?) } else { None };
     let _group = OwnControlGroup::enter()?;
-    let network = Network::enter()?;
+    let network = Network::enter(node.ip_family)?;
     let start = |name: &str, replicas: f64| {
-        let share = cores.share.unwrap_or_else(|| fair_share(replicas));
+        let share = node.share.unwrap_or_else(|| fair_share(replicas));
         println!("starting a cluster whose cores each have {share:.2} of the processor time of a core of this machine");
-        local::start(network, binaries, paths::output(name), Cores { count: cores.cores, share })
+        local::start(network, binaries, paths::output(name), Cores { count: node.cores, share })
     };
     let work = async {
         match task {
             Task::Check(options) => {
                 let cluster = start("check", f64::from(check::MAX_REPLICAS)).await?;
-                run_checks(cluster, &paths::root().join("k8s/base"), &options.only).await
+                let (base, manifests) = (paths::root().join("k8s/base"), cluster.folder.join("manifests"));
+                let namespace = cluster.kubectl.namespace();
+                existing::write_kustomization(&manifests, &base, namespace, None, Some(node::architecture()))?;
+                run_checks(cluster, &manifests, &options.only).await
             }
             Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,
             Task::Explore { apply } => {
@@ -139,7 +146,7 @@ async fn check_existing(kubeconfig: &Path, options: &CheckOptions) -> Result<()>
     let base = options.apply.clone().unwrap_or_else(|| paths::root().join("k8s/base"));
     let manifests = cluster.folder.join("manifests");
     let prefix = options.image_prefix.as_deref();
-    existing::write_kustomization(&manifests, &base, cluster.kubectl.namespace(), prefix)?;
+    existing::write_kustomization(&manifests, &base, cluster.kubectl.namespace(), prefix, None)?;
     run_checks(cluster, &manifests, only).await
 }
 

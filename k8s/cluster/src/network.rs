@@ -1,41 +1,98 @@
 //! The network of a local cluster: a network namespace for the cluster, and one for each pod.
 //!
-//! No connection leads from the cluster's network to the machine's network or the Internet. A bridge connects the pods.
-//! The addresses of all Services are local addresses of the cluster's namespace, so the node can listen at them. The
-//! program `ip` of iproute2 makes the namespaces.
+//! No connection leads from the cluster's network to the machine's network or the Internet. The cluster's namespace
+//! routes all packets between pods, so that a packet filter there sees each of them, as on a real node. The program
+//! `ip` of iproute2 makes the namespaces.
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The address of the node and of the API server.
-pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
-
-/// The range from which the API server takes the address of each Service.
-pub const SERVICE_RANGE: &str = "10.96.0.0/16";
-
-/// The address of the cluster's name server.
-pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The port of the name server on the node. Connections to port 53 of its address are forwarded to this port, as in
+/// OpenShift.
+pub const DNS_PORT: u16 = 5353;
 
 /// The first part of the names of namespaces. The cluster's namespace is `PREFIX-PROCESS`, that of a pod is
 /// `PREFIX-PROCESS-NUMBER`. PROCESS is the id of the process that has made the namespace.
 const NAME_PREFIX: &str = "roundhouse-cluster";
 
-/// The name of the bridge that connects the pods.
-const BRIDGE: &str = "pods";
-
 /// The folder in which `ip` keeps namespaces that have names.
 const NAMESPACES: &str = "/run/netns";
+
+/// The address at which pods reach the node by IPv6. It is the same on the interface of each pod.
+const GATEWAY_V6: &str = "fe80::1";
+
+/// The version of the Internet Protocol that a cluster uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum IpFamily {
+    /// IPv4
+    #[default]
+    Ipv4,
+    /// IPv6
+    Ipv6,
+}
+
+impl IpFamily {
+    /// The address of the node and of the API server.
+    pub fn node_address(self) -> IpAddr {
+        self.pod_address(1)
+    }
+
+    /// The address of the pod with this number. Number 1 is the node's.
+    fn pod_address(self, number: u16) -> IpAddr {
+        let [high, low] = number.to_be_bytes();
+        match self {
+            Self::Ipv4 => Ipv4Addr::new(10, 244, high, low).into(),
+            Self::Ipv6 => Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, number).into(),
+        }
+    }
+
+    /// The number of the pod with this address.
+    fn pod_number(self, address: IpAddr) -> u16 {
+        let bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        u16::from_be_bytes([bytes[bytes.len() - 2], bytes[bytes.len() - 1]])
+    }
+
+    /// The range from which the API server takes the address of each Service.
+    pub fn service_range(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "10.96.0.0/16",
+            Self::Ipv6 => "fd00:10:96::/112",
+        }
+    }
+
+    /// The address of the cluster's name server. It is in the range of Services.
+    pub fn dns_address(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::new(10, 96, 0, 10).into(),
+            Self::Ipv6 => Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10).into(),
+        }
+    }
+
+    /// The length of a prefix that is one address.
+    fn host_prefix(self) -> u8 {
+        match self {
+            Self::Ipv4 => 32,
+            Self::Ipv6 => 128,
+        }
+    }
+}
 
 /// The network namespace of the cluster, which is removed when this value is dropped.
 pub struct Network {
     /// The name of the namespace.
     name: String,
+    /// The version of the Internet Protocol.
+    pub family: IpFamily,
     /// The number of the next pod, which becomes a part of its address.
     next_pod: AtomicU16,
 }
@@ -44,8 +101,10 @@ pub struct Network {
 pub struct Sandbox {
     /// The name of the namespace.
     name: String,
+    /// The version of the Internet Protocol.
+    pub family: IpFamily,
     /// The pod's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 impl Network {
@@ -54,21 +113,24 @@ impl Network {
     ///
     /// # Errors
     /// If the system refuses, for example because the user is not root.
-    pub fn enter() -> Result<Self> {
+    pub fn enter(family: IpFamily) -> Result<Self> {
         remove_leftovers();
         let name = format!("{NAME_PREFIX}-{}", std::process::id());
         ip(&["netns", "add", &name]).context("make a network namespace, which only root may do")?;
-        let network = Self { name, next_pod: AtomicU16::new(2) };
-        let path = Path::new(NAMESPACES).join(&network.name);
-        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .with_context(|| format!("enter the network namespace {}", path.display()))?;
+        let network = Self { name, family, next_pod: AtomicU16::new(2) };
+        enter_namespace(&network.name)?;
         ip(&["link", "set", "lo", "up"])?;
-        ip(&["link", "add", BRIDGE, "type", "bridge"])?;
-        ip(&["address", "add", &format!("{NODE_ADDRESS}/16"), "dev", BRIDGE])?;
-        ip(&["link", "set", BRIDGE, "up"])?;
-        // Without this route, connections to the addresses of Services would not reach the node's proxy.
-        ip(&["route", "add", "local", SERVICE_RANGE, "dev", "lo"])?;
+        let node = family.node_address().to_string();
+        ip(&["address", "add", &format!("{node}/{}", family.host_prefix()), "dev", "lo"])?;
+        // The node routes the packets between pods.
+        let forwarding = match family {
+            IpFamily::Ipv4 => "/proc/sys/net/ipv4/ip_forward",
+            IpFamily::Ipv6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+        };
+        fs::write(forwarding, "1").with_context(|| format!("write {forwarding}"))?;
+        // Without a route, the node itself could not send packets to the addresses of Services. The packet filter
+        // replaces these addresses by those of endpoints.
+        ip(&["route", "add", family.service_range(), "dev", "lo", "src", &node])?;
         Ok(network)
     }
 
@@ -78,17 +140,51 @@ impl Network {
     /// If the system refuses to make the namespace.
     pub fn sandbox(&self) -> Result<Sandbox> {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
-        let [high, low] = number.to_be_bytes();
-        let sandbox = Sandbox { name: format!("{}-{number}", self.name), address: Ipv4Addr::new(10, 244, high, low) };
-        let (name, bridge_end) = (sandbox.name.as_str(), format!("pod{number}"));
+        let family = self.family;
+        let sandbox = Sandbox { name: self.sandbox_name(number), family, address: family.pod_address(number) };
+        let (name, node_end) = (sandbox.name.as_str(), format!("pod{number}"));
+        let (pod, node) = (sandbox.address.to_string(), family.node_address().to_string());
         ip(&["netns", "add", name])?;
-        ip(&["link", "add", &bridge_end, "type", "veth", "peer", "name", "eth0", "netns", name])?;
-        ip(&["link", "set", &bridge_end, "master", BRIDGE, "up"])?;
+        ip(&["link", "add", &node_end, "type", "veth", "peer", "name", "eth0", "netns", name])?;
+        ip(&["link", "set", &node_end, "up"])?;
+        ip(&["route", "add", &pod, "dev", &node_end, "src", &node])?;
         ip(&["-n", name, "link", "set", "lo", "up"])?;
-        ip(&["-n", name, "address", "add", &format!("{}/16", sandbox.address), "dev", "eth0"])?;
         ip(&["-n", name, "link", "set", "eth0", "up"])?;
-        ip(&["-n", name, "route", "add", "default", "via", &NODE_ADDRESS.to_string()])?;
+        // The prefix is one address, so that packets to other pods go to the node, too. `nodad` makes an IPv6 address
+        // usable at once: no other host can have it.
+        let address = format!("{pod}/{}", family.host_prefix());
+        match family {
+            IpFamily::Ipv4 => {
+                ip(&["-n", name, "address", "add", &address, "dev", "eth0"])?;
+                ip(&["-n", name, "route", "add", &node, "dev", "eth0"])?;
+                ip(&["-n", name, "route", "add", "default", "via", &node])?;
+            }
+            IpFamily::Ipv6 => {
+                ip(&["address", "add", &format!("{GATEWAY_V6}/64"), "dev", &node_end, "nodad"])?;
+                ip(&["-n", name, "address", "add", &address, "dev", "eth0", "nodad"])?;
+                ip(&["-n", name, "route", "add", "default", "via", GATEWAY_V6, "dev", "eth0"])?;
+            }
+        }
         Ok(sandbox)
+    }
+
+    /// Calls `work` on a new thread in the namespace of the pod with this address, and returns its result.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    ///
+    /// # Panics
+    /// If `work` panics.
+    pub fn run_in_pod<T: Send>(&self, pod: IpAddr, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let name = self.sandbox_name(self.family.pod_number(pod));
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| enter_namespace(&name).map(|()| work()));
+            thread.join().expect("`work` does not panic")
+        })
+    }
+
+    fn sandbox_name(&self, number: u16) -> String {
+        format!("{}-{number}", self.name)
     }
 }
 
@@ -109,6 +205,14 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         remove(&self.name);
     }
+}
+
+/// Moves this thread into the namespace `name`.
+fn enter_namespace(name: &str) -> Result<()> {
+    let path = Path::new(NAMESPACES).join(name);
+    let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("enter the network namespace {}", path.display()))
 }
 
 fn remove(name: &str) {
@@ -145,6 +249,15 @@ fn ip(arguments: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_a_pod_is_that_of_its_address() {
+        for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+            for number in [1, 255, 256, u16::MAX] {
+                assert_eq!(family.pod_number(family.pod_address(number)), number, "{family:?}");
+            }
+        }
+    }
 
     #[test]
     fn only_the_names_of_this_program_have_an_owner() {

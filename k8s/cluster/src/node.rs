@@ -1,25 +1,29 @@
-//! The node: a kubelet that runs programs of the workspace as processes, a proxy for the addresses of Services, a name
-//! server, and metrics.k8s.io.
+//! The node: a kubelet that runs programs of the workspace as processes, a packet filter that forwards connections to
+//! Services and enforces NetworkPolicies, a name server, and metrics.k8s.io.
 
 mod container;
 mod container_config;
 mod dns;
 mod metrics;
+mod network_policy;
+mod packet_filter;
 mod pod;
 mod probe;
 mod quantity;
+mod ruleset;
 mod server;
-mod service_proxy;
 mod service_table;
 mod status;
 
 use crate::images::ImageStore;
 use crate::local::Cores;
-use crate::network::{self, Network};
+use crate::network::Network;
 use crate::wait::wait_for;
 use anyhow::{Context, Result};
 use cgroup::{Controller, Group, ResourceLimits};
-use k8s_openapi::api::core::v1::{Endpoints, Node as NodeObject, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node as NodeObject, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
@@ -28,14 +32,17 @@ use kubernetes::mirror::Mirror;
 use kubernetes::request;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use packet_filter::PacketFilter;
 use service_table::ServiceTable;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+pub use server::PORT as METRICS_PORT;
 
 /// Time between two reports of the node's status.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -77,10 +84,11 @@ struct NodeState {
     folder: PathBuf,
     client: Client,
     network: Network,
+    filter: PacketFilter,
     /// The API server's certificate as PEM.
     certificate: String,
     /// The address and the port of the Service through which pods reach the API server.
-    api_server: (Ipv4Addr, u16),
+    api_server: SocketAddr,
     /// The number of cores that the node offers.
     cores: watch::Sender<f64>,
     /// The lock that is held while a container is started.
@@ -94,16 +102,17 @@ struct NodeState {
 }
 
 impl NodeState {
-    fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: Ipv4Addr) -> Self {
+    fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: IpAddr) -> Self {
         Self {
             name: config.name,
             core_share: config.cores.share,
             images: config.images,
             folder: config.folder,
             client,
+            filter: PacketFilter::new(network.family, ServiceTable::default()),
             network,
             certificate,
-            api_server: (api_server, 443),
+            api_server: (api_server, 443).into(),
             cores: watch::Sender::new(config.cores.count),
             start_lock: tokio::sync::Mutex::default(),
             controllers: Mutex::default(),
@@ -146,7 +155,8 @@ impl NodeState {
     async fn register(&self) -> Result<()> {
         let nodes = Api::<NodeObject>::all(self.client.clone());
         let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name,
-            "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"}}});
+            "labels": {"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": architecture()}}});
         let (params, patch) = (PatchParams::apply("node").force(), Patch::Apply(object));
         nodes.patch(&self.name, &params, &patch).await.context("register the node")?;
         self.send_heartbeat().await
@@ -158,7 +168,7 @@ impl NodeState {
         let condition = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now});
         let cores = format!("{:.0}m", *self.cores.borrow() * 1000.0);
         let resources = json!({"cpu": cores, "memory": "64Gi", "pods": MAX_PODS.to_string()});
-        let address = json!({"type": "InternalIP", "address": network::NODE_ADDRESS.to_string()});
+        let address = json!({"type": "InternalIP", "address": self.network.family.node_address().to_string()});
         let port = json!({"kubeletEndpoint": {"Port": server::PORT}});
         let status = json!({"status": {"conditions": [condition], "capacity": resources, "allocatable": resources,
             "addresses": [address], "daemonEndpoints": port}});
@@ -182,19 +192,11 @@ impl Node {
         shared.register().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(send_heartbeats(shared.clone()));
-        let table = ServiceTable::default();
-        let (services_changed, changes) = watch::channel(());
-        let services = table.clone();
-        tasks.spawn(watch_all(Api::<Service>::all(client.clone()), watcher::Config::default(), move |objects| {
-            services.set_services(objects);
-            services_changed.send_replace(());
-        }));
-        let endpoints = table.clone();
-        tasks.spawn(watch_all(Api::<Endpoints>::all(client.clone()), watcher::Config::default(), move |objects| {
-            endpoints.set_endpoints(objects);
-        }));
-        tasks.spawn(service_proxy::serve(table.clone(), changes));
-        dns::serve(table).await?;
+        let filter = &shared.filter;
+        watch_services(&mut tasks, &client, filter).await?;
+        watch_policies(&mut tasks, &client, filter);
+        tasks.spawn(filter.clone().run());
+        dns::serve(filter.services().clone(), shared.network.family.node_address()).await?;
         server::serve(&shared).await?;
         let mut workers = PodWorkers { shared: shared.clone(), updates: BTreeMap::new(), tasks: JoinSet::new() };
         let on_this_node = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));
@@ -226,9 +228,23 @@ impl Node {
         kill_process(pid, Signal::KILL).with_context(|| format!("kill the process of pod {pod}"))
     }
 
+    /// The network of the node and its pods.
+    pub fn network(&self) -> &Network {
+        &self.shared.network
+    }
+
     /// The folder with the logs of the pods.
     pub fn log_folder(&self) -> &Path {
         &self.shared.folder
+    }
+}
+
+/// The architecture of this machine by the name that Kubernetes has for it.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 
@@ -236,14 +252,14 @@ impl Node {
 const OWN_SERVICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The address of the Service through which pods reach the API server.
-async fn api_server_address(client: &Client) -> Result<Ipv4Addr> {
+async fn api_server_address(client: &Client) -> Result<IpAddr> {
     let services = Api::<Service>::namespaced(client.clone(), "default");
     let service = wait_for("the Service kubernetes", OWN_SERVICE_TIMEOUT, async || {
         services.get_opt("kubernetes").await.context("get the Service kubernetes")
     })
     .await?;
     let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service kubernetes has no address")?;
-    address.parse().with_context(|| format!("the Service kubernetes has no IPv4 address, but {address}"))
+    address.parse().with_context(|| format!("the Service kubernetes has no address, but {address}"))
 }
 
 async fn send_heartbeats(shared: Arc<NodeState>) {
@@ -252,6 +268,51 @@ async fn send_heartbeats(shared: Arc<NodeState>) {
         // The API server may be down. A later heartbeat reaches it.
         let _ = shared.send_heartbeat().await;
     }
+}
+
+/// Watches the Services and their endpoints: EndpointSlices where the API server has version 1 of them, otherwise
+/// Endpoints.
+async fn watch_services(tasks: &mut JoinSet<()>, client: &Client, filter: &PacketFilter) -> Result<()> {
+    let changed = filter.clone();
+    tasks.spawn(watch_all(Api::<Service>::all(client.clone()), watcher::Config::default(), move |objects| {
+        changed.services().set_services(objects);
+        changed.update();
+    }));
+    let changed = filter.clone();
+    if serves_slices(client).await? {
+        tasks.spawn(watch_all(Api::<EndpointSlice>::all(client.clone()), watcher::Config::default(), move |objects| {
+            changed.services().set_slices(objects);
+            changed.update();
+        }));
+    } else {
+        tasks.spawn(watch_all(Api::<Endpoints>::all(client.clone()), watcher::Config::default(), move |objects| {
+            changed.services().set_endpoints(objects);
+            changed.update();
+        }));
+    }
+    Ok(())
+}
+
+/// Whether the API server has version 1 of EndpointSlices, as from Kubernetes 1.21 on.
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn serves_slices(client: &Client) -> Result<bool> {
+    let groups = client.list_api_groups().await.context("list the groups of the API server")?;
+    let mut versions = groups.groups.iter().flat_map(|group| &group.versions);
+    Ok(versions.any(|version| version.group_version == "discovery.k8s.io/v1"))
+}
+
+/// Watches the NetworkPolicies, and the namespaces, whose labels they name.
+fn watch_policies(tasks: &mut JoinSet<()>, client: &Client, filter: &PacketFilter) {
+    let changed = filter.clone();
+    tasks.spawn(watch_all(Api::<Namespace>::all(client.clone()), watcher::Config::default(), move |namespaces| {
+        changed.set_namespaces(&namespaces);
+    }));
+    let changed = filter.clone();
+    tasks.spawn(watch_all(Api::<NetworkPolicy>::all(client.clone()), watcher::Config::default(), move |policies| {
+        changed.set_policies(policies);
+    }));
 }
 
 /// Watches objects, and calls `on_change` with all of them after each change. Never ends.

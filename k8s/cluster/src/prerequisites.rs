@@ -5,8 +5,13 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 
 /// The needed programs, each with its package on Debian and Ubuntu.
-const TOOLS: [(&str, &str); 4] =
-    [("kubectl", "kubernetes-client"), ("ip", "iproute2"), ("setpriv", "util-linux"), ("unshare", "util-linux")];
+const TOOLS: [(&str, &str); 5] = [
+    ("kubectl", "kubernetes-client"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+];
 
 /// Whether a cluster can be started on this machine.
 pub enum Prerequisites {

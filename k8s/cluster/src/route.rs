@@ -7,6 +7,7 @@
 
 use crate::access::Cluster;
 use anyhow::{Context, Result};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -32,7 +33,7 @@ impl Route {
     /// # Errors
     /// If there is no such Service, or `kubectl proxy` does not start.
     pub async fn to_dispatcher(cluster: &Cluster) -> Result<Self> {
-        let address = format!("{}:80", cluster.service_address("dispatcher").await?);
+        let address = SocketAddr::from((cluster.service_address("dispatcher").await?, 80)).to_string();
         if is_reachable(&address).await {
             return Ok(Self { url: format!("http://{address}/predict"), _proxy: None });
         }

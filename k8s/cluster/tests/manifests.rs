@@ -336,7 +336,7 @@ fn every_object_has_the_recommended_labels() {
 fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
     for base in ["k8s/base", "k8s/overlays/minikube"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let written = write_kustomization(folder.path(), &root().join(base), "shop", Some("registry.example/team"));
+        let written = write_kustomization(folder.path(), &root().join(base), "shop", Some("registry.example/team"), None);
         written.expect("the kustomization is written");
         let Some(text) = build(folder.path()) else { return };
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");

@@ -123,7 +123,7 @@ impl Fixture {
     /// # Errors
     /// If the pod does not answer.
     pub async fn get(&self, pod: &str, port: u16, path: &str) -> Result<String> {
-        let address = format!("{}:{port}", self.cluster.pod_address(pod).await?);
+        let address = self.cluster.pod_address(pod, port).await?.to_string();
         let answer = service::fetch::get(&address, path, GET_TIMEOUT).await;
         let (_, body) = answer.with_context(|| format!("get {path} of pod {pod}"))?;
         Ok(String::from_utf8_lossy(&body).into_owned())
@@ -178,8 +178,8 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
 /// If there is no replica, or a request fails.
 pub async fn measure_throughput(cluster: &Cluster, route: &Route) -> Result<f64> {
     let replicas = cluster.pods("replica").await?;
-    let address =
-        format!("{}:6000", cluster.pod_address(&replicas.first().context("there is no replica")?.name_any()).await?);
+    let replica = replicas.first().context("there is no replica")?.name_any();
+    let address = cluster.pod_address(&replica, 6000).await?.to_string();
     let url = match route::is_reachable(&address).await {
         true => format!("http://{address}/predict"),
         false => route.url.clone(),

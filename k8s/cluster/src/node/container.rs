@@ -2,7 +2,7 @@
 //! system, and is in the network of its pod.
 
 use super::container_config::{ContainerConfig, ProcessInput};
-use crate::network::{self, Sandbox};
+use crate::network::{IpFamily, Sandbox};
 use anyhow::{Context, Result};
 use cgroup::Group;
 use k8s_openapi::api::core::v1::Pod;
@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -42,7 +42,7 @@ exec setpriv --pdeathsig=KILL --reuid="$USER_ID" --regid="$GROUP_ID" --clear-gro
 /// The access of a container's program to the API server.
 pub(super) struct ApiAccess {
     /// The address and port of the API server's Service.
-    pub server: (Ipv4Addr, u16),
+    pub server: SocketAddr,
     /// The token and the certificate; `None` if the container gets no token.
     pub credentials: Option<Credentials>,
 }
@@ -95,12 +95,12 @@ impl Container {
     /// # Errors
     /// If a variable refers to a field that this node does not know, or the system refuses to start the process.
     pub(super) fn start(config: &ContainerConfig, pod: &Pod, placement: ContainerPlacement<'_>) -> Result<Self> {
-        let input = config.resolve(pod, placement.sandbox.address, network::NODE_ADDRESS)?;
+        let input = config.resolve(pod, placement.sandbox.address, placement.sandbox.family.node_address())?;
         let log_folder = placement.log.parent().expect("the log is in the folder of the pods' logs");
         let files = tempfile::tempdir_in(log_folder)
             .with_context(|| format!("create a temporary folder in {}", log_folder.display()))?;
         let namespace = pod.namespace().unwrap_or_default();
-        write_files(files.path(), &namespace, placement.access.credentials.as_ref())
+        write_files(files.path(), placement.sandbox.family, &namespace, placement.access.credentials.as_ref())
             .with_context(|| format!("write to {}", files.path().display()))?;
         let mut child =
             command(config, pod, &input, &placement, files.path())?.spawn().context("start the container's process")?;
@@ -148,9 +148,9 @@ impl Container {
 }
 
 /// Writes the files that the container finds in its file system, but that are not in its image.
-fn write_files(folder: &Path, namespace: &str, credentials: Option<&Credentials>) -> std::io::Result<()> {
+fn write_files(folder: &Path, family: IpFamily, namespace: &str, credentials: Option<&Credentials>) -> std::io::Result<()> {
     let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
-    let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", network::DNS_ADDRESS);
+    let resolver = format!("nameserver {}\nsearch {search}\noptions ndots:5\n", family.dns_address());
     fs::write(folder.join("resolv.conf"), resolver)?;
     let Some(Credentials { token, certificate }) = credentials else { return Ok(()) };
     let secrets = folder.join("secrets/kubernetes.io/serviceaccount");
@@ -175,7 +175,7 @@ fn command(
     let [first, rest @ ..] = placement.sandbox.command_prefix();
     let mut command = Command::new(first);
     command.args(rest).args(["unshare", "--uts", "sh", "-euc", ENTRY_SCRIPT, "sh"]);
-    let (host, port) = placement.access.server;
+    let (host, port) = (placement.access.server.ip(), placement.access.server.port());
     command.args([format!("KUBERNETES_SERVICE_HOST={host}"), format!("KUBERNETES_SERVICE_PORT={port}")]);
     command.arg("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
     command.args(input.variables.iter().map(|(name, value)| format!("{name}={value}")));

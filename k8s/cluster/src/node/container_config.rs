@@ -8,7 +8,7 @@ use cgroup::ResourceLimits;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, Probe as ProbeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The folder in which a container finds the token of its ServiceAccount.
@@ -104,7 +104,7 @@ impl ContainerConfig {
     ///
     /// # Errors
     /// If a variable refers to a field that this node does not know.
-    pub(super) fn resolve(&self, pod: &Pod, address: Ipv4Addr, node: Ipv4Addr) -> Result<ProcessInput> {
+    pub(super) fn resolve(&self, pod: &Pod, address: IpAddr, node: IpAddr) -> Result<ProcessInput> {
         let mut variables = Vec::new();
         for (name, source) in &self.environment {
             let value = match source {
@@ -165,7 +165,7 @@ fn variable_source(variable: &EnvVar) -> Result<VariableSource> {
 }
 
 /// The value of the field `path` of a pod.
-fn field(pod: &Pod, path: &str, address: Ipv4Addr, node: Ipv4Addr) -> Result<String> {
+fn field(pod: &Pod, path: &str, address: IpAddr, node: IpAddr) -> Result<String> {
     Ok(match path {
         "metadata.name" => pod.metadata.name.clone().unwrap_or_default(),
         "metadata.namespace" => pod.metadata.namespace.clone().unwrap_or_default(),

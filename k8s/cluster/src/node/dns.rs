@@ -3,8 +3,9 @@
 use super::service_table::ServiceTable;
 use crate::network;
 use anyhow::{Context, Result};
-use simple_dns::rdata::{A, RData};
+use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
+use std::net::{IpAddr, SocketAddr};
 use tokio::net::UdpSocket;
 
 /// The longest query that is read, in bytes.
@@ -13,13 +14,13 @@ const MAX_QUERY_BYTES: usize = 1500;
 /// The seconds for which a client may cache an answer. CoreDNS has the same value for clusters.
 const TTL_SECONDS: u32 = 5;
 
-/// Starts a task that answers queries.
+/// Starts a task that answers queries at port [`network::DNS_PORT`] of the address `node`.
 ///
 /// # Errors
 /// If the port is taken.
-pub(super) async fn serve(table: ServiceTable) -> Result<()> {
-    let address = (network::DNS_ADDRESS, 53);
-    let socket = UdpSocket::bind(address).await.with_context(|| format!("listen at {}:{}", address.0, address.1))?;
+pub(super) async fn serve(table: ServiceTable, node: IpAddr) -> Result<()> {
+    let address = SocketAddr::from((node, network::DNS_PORT));
+    let socket = UdpSocket::bind(address).await.with_context(|| format!("listen at {address}"))?;
     tokio::spawn(async move {
         let mut buffer = [0; MAX_QUERY_BYTES];
         loop {
@@ -41,14 +42,17 @@ fn answer(query: &[u8], table: &ServiceTable) -> Option<Vec<u8>> {
     answer.set_flags(PacketFlag::AUTHORITATIVE_ANSWER | PacketFlag::RECURSION_AVAILABLE);
     match table.resolve(&question.qname.to_string()) {
         None => *answer.rcode_mut() = RCODE::NameError,
-        Some(addresses) if question.qtype == QTYPE::TYPE(TYPE::A) => {
-            let record = |address| {
-                ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL_SECONDS, RData::A(A::from(address)))
-            };
-            answer.answers = addresses.into_iter().map(record).collect();
+        // If the name exists, but has no records of this type, the answer is empty. An error would say that the name is
+        // unknown.
+        Some(addresses) => {
+            let data = addresses.into_iter().filter_map(|address| match address {
+                IpAddr::V4(address) if question.qtype == QTYPE::TYPE(TYPE::A) => Some(RData::A(address.into())),
+                IpAddr::V6(address) if question.qtype == QTYPE::TYPE(TYPE::AAAA) => Some(RData::AAAA(address.into())),
+                IpAddr::V4(_) | IpAddr::V6(_) => None,
+            });
+            let record = |data| ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL_SECONDS, data);
+            answer.answers = data.map(record).collect();
         }
-        // The name exists, but has no records of this type, such as AAAA. An error would say that the name is unknown.
-        Some(_) => {}
     }
     answer.questions.push(question);
     answer.build_bytes_vec().ok()
@@ -63,8 +67,11 @@ mod tests {
 
     fn ask(name: &str, kind: TYPE) -> (RCODE, usize) {
         let table = ServiceTable::default();
-        let service = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"clusterIP": "10.96.0.5"}});
-        table.set_services(vec![Arc::new(serde_json::from_value(service).expect("a Service"))]);
+        let service = |name: &str, address: &str| {
+            let service = json!({"metadata": {"name": name, "namespace": "b"}, "spec": {"clusterIP": address}});
+            Arc::new(serde_json::from_value(service).expect("a Service"))
+        };
+        table.set_services(vec![service("a", "10.96.0.5"), service("six", "fd00:10:96::5")]);
         let mut packet = Packet::new_query(7);
         let name = Name::new_unchecked(name);
         packet.questions.push(Question::new(name, QTYPE::TYPE(kind), QCLASS::CLASS(CLASS::IN), false));
@@ -76,9 +83,11 @@ mod tests {
     }
 
     #[test]
-    fn service_names_have_ipv4_addresses_and_no_ipv6_addresses() {
+    fn service_names_have_addresses_of_their_own_kind_only() {
         assert_eq!(ask("a.b.svc.cluster.local", TYPE::A), (RCODE::NoError, 1));
         assert_eq!(ask("a.b.svc.cluster.local", TYPE::AAAA), (RCODE::NoError, 0));
+        assert_eq!(ask("six.b.svc.cluster.local", TYPE::A), (RCODE::NoError, 0));
+        assert_eq!(ask("six.b.svc.cluster.local", TYPE::AAAA), (RCODE::NoError, 1));
         assert_eq!(ask("c.b.svc.cluster.local", TYPE::A), (RCODE::NameError, 0));
         assert_eq!(answer(b"nonsense", &ServiceTable::default()), None);
     }

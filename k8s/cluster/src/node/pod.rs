@@ -6,7 +6,7 @@ use super::container::{ApiAccess, Container, ContainerPlacement, Credentials, Te
 use super::container_config::ContainerConfig;
 use super::probe::{ProbeKind, Prober};
 use super::status::{ContainerState, PodState, restart_delay};
-use crate::network::{self, Sandbox};
+use crate::network::Sandbox;
 use anyhow::{Context, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -38,7 +38,11 @@ pub(super) async fn run(shared: Arc<NodeState>, mut updates: PodUpdates) {
     let publisher = tokio::spawn(publish_statuses(shared.clone(), pod.clone(), statuses));
     let mut worker = PodWorker { state: PodState::new(Timestamp::now()), pod, status, shared };
     match worker.prepare() {
-        Ok((config, sandbox)) => worker.run_until_deleted(&config, &sandbox, &mut updates).await,
+        Ok((config, sandbox)) => {
+            worker.shared.filter.add_pod(&worker.pod, sandbox.address).await;
+            worker.run_until_deleted(&config, &sandbox, &mut updates).await;
+            worker.shared.filter.remove_pod(sandbox.address);
+        }
         Err(error) => {
             worker.set_waiting("CreateContainerConfigError", format!("{error:#}"));
             until_deleted(&mut updates).await;
@@ -211,7 +215,7 @@ impl PodWorker {
         let container = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
         let name = container.map(|container| container.name.clone()).unwrap_or_default();
         let image = container.and_then(|container| container.image.clone()).unwrap_or_default();
-        let status = self.state.to_json(&name, &image, network::NODE_ADDRESS);
+        let status = self.state.to_json(&name, &image, self.shared.network.family.node_address());
         self.status.send_replace(status);
     }
 }

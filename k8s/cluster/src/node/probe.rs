@@ -1,7 +1,7 @@
 //! Sends the probes of a container: whether it has started, can take requests, and is alive.
 
 use service::fetch;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -66,7 +66,7 @@ impl Streak {
 
 /// Sends the probes of one run of a container.
 pub(super) struct Prober {
-    address: Ipv4Addr,
+    address: IpAddr,
     probes: Vec<ScheduledProbe>,
     /// Whether the startup probe has succeeded, or the container has none.
     has_started: bool,
@@ -81,7 +81,7 @@ struct ScheduledProbe {
 
 impl Prober {
     /// A prober for a container at `address` that has just been started.
-    pub(super) fn new(probes: &ContainerProbes, address: Ipv4Addr) -> Self {
+    pub(super) fn new(probes: &ContainerProbes, address: IpAddr) -> Self {
         let all = [
             (ProbeKind::Startup, &probes.startup),
             (ProbeKind::Readiness, &probes.readiness),
@@ -112,7 +112,7 @@ impl Prober {
                 return std::future::pending().await;
             };
             tokio::time::sleep_until(next.due).await;
-            let address = format!("{}:{}", self.address, next.probe.port);
+            let address = SocketAddr::from((self.address, next.probe.port)).to_string();
             let answer = fetch::get(&address, &next.probe.path, next.probe.timeout).await;
             let is_success = answer.is_ok_and(|(status, _)| status.is_success() || status.is_redirection());
             next.due = Instant::now() + next.probe.period;

@@ -2,20 +2,20 @@
 
 use super::NodeState;
 use super::metrics::{self, UsageSamples};
-use crate::network;
 use anyhow::{Context, Result};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use service::respond::{self, Reply};
 use service::tls::Tls;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// The port of the server, which is that of a kubelet.
-pub(super) const PORT: u16 = 10250;
+pub const PORT: u16 = 10250;
 
 /// Makes a certificate and starts a task that serves requests.
 ///
@@ -29,8 +29,8 @@ pub(super) async fn serve(shared: &Arc<NodeState>) -> Result<()> {
     write(&certificate, pair.cert.pem())?;
     write(&key, pair.signing_key.serialize_pem())?;
     let tls = Tls::open(certificate, key).context("use the node's certificate")?;
-    let address = (network::NODE_ADDRESS, PORT);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {}:{PORT}", address.0))?;
+    let address = SocketAddr::from((shared.network.family.node_address(), PORT));
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?;
     let samples = UsageSamples::default();
     tokio::spawn(metrics::measure(shared.clone(), samples.clone()));
     let shared = shared.clone();

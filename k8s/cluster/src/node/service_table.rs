@@ -1,21 +1,23 @@
-//! The Services of the cluster and their endpoints. Knows nothing of sockets.
+//! The Services of the cluster and their ready endpoints. Knows nothing of sockets and packet filters.
 
 use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The label of an EndpointSlice with the name of its Service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The name of a Service with its namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ServiceKey {
-    /// The Service's namespace.
-    pub namespace: String,
-    /// The Service's name.
-    pub name: String,
+struct ServiceKey {
+    namespace: String,
+    name: String,
 }
 
-/// All Services and Endpoints of the cluster. Clones share the same table.
+/// All Services of the cluster and their endpoints. Clones share the same table.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceTable {
     objects: Arc<Mutex<Objects>>,
@@ -24,56 +26,71 @@ pub(super) struct ServiceTable {
 #[derive(Debug, Default)]
 struct Objects {
     services: BTreeMap<ServiceKey, Arc<Service>>,
-    endpoints: BTreeMap<ServiceKey, Arc<Endpoints>>,
+    endpoints: BTreeMap<ServiceKey, Vec<ReadyEndpoint>>,
+}
+
+/// A ready endpoint of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ReadyEndpoint {
+    address: IpAddr,
+    /// The names and numbers of its ports. A port without a name has the empty name.
+    ports: Vec<(String, u16)>,
 }
 
 /// A TCP port of a Service that has an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ServicePort {
-    /// The Service that has the port.
-    pub service: ServiceKey,
-    /// The cluster address of the Service.
-    pub address: Ipv4Addr,
-    /// The number of the port.
-    pub number: u16,
-    /// The name of the port; `None` if the port has no name.
-    pub name: Option<String>,
+    /// The cluster address of the Service, and the number of the port.
+    pub address: SocketAddr,
+    /// The ready endpoints behind the port, in the order of their addresses.
+    pub endpoints: Vec<SocketAddr>,
 }
 
 impl ServiceTable {
     /// Replaces all Services.
     pub(super) fn set_services(&self, services: Vec<Arc<Service>>) {
-        self.objects().services = by_key(services);
+        let key = |service: &Service| key(service.namespace(), service.name_any());
+        self.objects().services = services.into_iter().map(|service| (key(&service), service)).collect();
     }
 
-    /// Replaces all Endpoints.
-    pub(super) fn set_endpoints(&self, endpoints: Vec<Arc<Endpoints>>) {
-        self.objects().endpoints = by_key(endpoints);
+    /// Replaces all endpoints by those of EndpointSlices.
+    pub(super) fn set_slices(&self, slices: Vec<Arc<EndpointSlice>>) {
+        let mut endpoints: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for slice in slices {
+            let Some(service) = slice.labels().get(SERVICE_LABEL) else { continue };
+            endpoints.entry(key(slice.namespace(), service.clone())).or_default().extend(ready_in_slice(&slice));
+        }
+        self.objects().endpoints = endpoints;
+    }
+
+    /// Replaces all endpoints by those of Endpoints objects.
+    pub(super) fn set_endpoints(&self, objects: Vec<Arc<Endpoints>>) {
+        let endpoints = objects.iter().map(|object| (key(object.namespace(), object.name_any()), ready_in(object)));
+        self.objects().endpoints = endpoints.collect();
     }
 
     /// The TCP ports of all Services with a cluster address.
     pub(super) fn ports(&self) -> Vec<ServicePort> {
-        self.objects().services.iter().flat_map(|(key, service)| tcp_ports(key, service)).collect()
-    }
-
-    /// The addresses and port numbers of the ready endpoints behind a port of a Service.
-    pub(super) fn endpoints(&self, port: &ServicePort) -> Vec<(Ipv4Addr, u16)> {
         let objects = self.objects();
-        let Some(endpoints) = objects.endpoints.get(&port.service) else { return Vec::new() };
         let mut all = Vec::new();
-        for subset in endpoints.subsets.iter().flatten() {
-            let mut ports = subset.ports.iter().flatten();
-            let Some(target) = ports.find(|found| found.name == port.name) else { continue };
-            let Ok(number) = u16::try_from(target.port) else { continue };
-            let addresses = subset.addresses.iter().flatten();
-            all.extend(addresses.filter_map(|address| Some((address.ip.parse().ok()?, number))));
+        for (key, service) in &objects.services {
+            let Some(address) = cluster_address(service) else { continue };
+            let endpoints = objects.endpoints.get(key).map(Vec::as_slice).unwrap_or_default();
+            let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+            for port in ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")) {
+                let Ok(number) = u16::try_from(port.port) else { continue };
+                let name = port.name.as_deref().unwrap_or_default();
+                let mut endpoints: Vec<_> = endpoints.iter().filter_map(|endpoint| endpoint.socket(name)).collect();
+                endpoints.sort();
+                all.push(ServicePort { address: (address, number).into(), endpoints });
+            }
         }
         all
     }
 
     /// The addresses of a name such as `dispatcher.shop.svc.cluster.local.`: the cluster address of the Service, or
     /// those of the ready endpoints if the Service is headless. `None` if there is no such Service.
-    pub(super) fn resolve(&self, name: &str) -> Option<Vec<Ipv4Addr>> {
+    pub(super) fn resolve(&self, name: &str) -> Option<Vec<IpAddr>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let (service, namespace) = name.strip_suffix(".svc.cluster.local")?.split_once('.')?;
         let key = ServiceKey { namespace: namespace.to_owned(), name: service.to_owned() };
@@ -82,9 +99,7 @@ impl ServiceTable {
         if let Some(address) = cluster_address(service) {
             return Some(vec![address]);
         }
-        let subsets = objects.endpoints.get(&key).and_then(|endpoints| endpoints.subsets.clone()).unwrap_or_default();
-        let addresses = subsets.into_iter().flat_map(|subset| subset.addresses.unwrap_or_default());
-        Some(addresses.filter_map(|address| address.ip.parse().ok()).collect())
+        Some(objects.endpoints.get(&key).into_iter().flatten().map(|endpoint| endpoint.address).collect())
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects> {
@@ -92,25 +107,47 @@ impl ServiceTable {
     }
 }
 
-fn by_key<K: ResourceExt>(objects: Vec<Arc<K>>) -> BTreeMap<ServiceKey, Arc<K>> {
-    let key = |object: &K| ServiceKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
-    objects.into_iter().map(|object| (key(&object), object)).collect()
+impl ReadyEndpoint {
+    /// The address of the endpoint with the number of its port `name`; `None` if it has no such port.
+    fn socket(&self, name: &str) -> Option<SocketAddr> {
+        let (_, number) = self.ports.iter().find(|(found, _)| found == name)?;
+        Some((self.address, *number).into())
+    }
 }
 
-fn tcp_ports(key: &ServiceKey, service: &Service) -> Vec<ServicePort> {
-    let Some(address) = cluster_address(service) else { return Vec::new() };
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
-    tcp.filter_map(|port| {
-        let number = u16::try_from(port.port).ok()?;
-        Some(ServicePort { service: key.clone(), address, number, name: port.name.clone() })
-    })
-    .collect()
+fn key(namespace: Option<String>, name: String) -> ServiceKey {
+    ServiceKey { namespace: namespace.unwrap_or_default(), name }
+}
+
+/// The ready endpoints of a slice. By the documentation of EndpointSlice, an unknown state counts as ready.
+fn ready_in_slice(slice: &EndpointSlice) -> Vec<ReadyEndpoint> {
+    let ports = slice.ports.iter().flatten();
+    let ports = ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)));
+    let ports: Vec<_> = ports.collect();
+    let is_ready = |ready: Option<bool>| ready.unwrap_or(true);
+    let ready = slice.endpoints.iter().filter(|endpoint| {
+        is_ready(endpoint.conditions.as_ref().and_then(|conditions| conditions.ready))
+    });
+    let addresses = ready.flat_map(|endpoint| endpoint.addresses.first()).filter_map(|address| address.parse().ok());
+    addresses.map(|address| ReadyEndpoint { address, ports: ports.clone() }).collect()
+}
+
+/// The ready endpoints of an Endpoints object.
+fn ready_in(object: &Endpoints) -> Vec<ReadyEndpoint> {
+    let mut all = Vec::new();
+    for subset in object.subsets.iter().flatten() {
+        let ports = subset.ports.iter().flatten();
+        let ports = ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port).ok()?)));
+        let ports: Vec<_> = ports.collect();
+        let addresses = subset.addresses.iter().flatten().filter_map(|address| address.ip.parse().ok());
+        all.extend(addresses.map(|address| ReadyEndpoint { address, ports: ports.clone() }));
+    }
+    all
 }
 
 /// The cluster address of a Service. `None` if the Service is headless, which the text `None` in its specification
 /// says.
-fn cluster_address(service: &Service) -> Option<Ipv4Addr> {
+fn cluster_address(service: &Service) -> Option<IpAddr> {
     service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()
 }
 
@@ -142,16 +179,40 @@ mod tests {
         table
     }
 
+    /// The same table, whose endpoints come from EndpointSlices. Those of the Service `one` are in two slices.
+    fn table_of_slices() -> ServiceTable {
+        let ports = json!([{"name": "admin", "port": 5054}, {"name": "http", "port": 5052}]);
+        let slice = |service: &str, endpoints: Value| {
+            let metadata = json!({"namespace": "shop", "labels": {SERVICE_LABEL: service}});
+            let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": ports});
+            Arc::new(serde_json::from_value(slice).expect("an EndpointSlice"))
+        };
+        let endpoint = |address: &str, ready: Value| json!({"addresses": [address], "conditions": {"ready": ready}});
+        let [second, third] = [endpoint("10.244.0.2", json!(true)), endpoint("10.244.0.3", json!(null))];
+        let unready = endpoint("10.244.0.4", json!(false));
+        let table = table();
+        table.set_slices(vec![
+            slice("one", json!([third, unready])),
+            slice("one", json!([second])),
+            slice("headless", json!([second, third])),
+        ]);
+        table
+    }
+
     #[test]
     fn a_port_has_the_ready_endpoints_of_its_name() {
-        let table = table();
-        let [port] = &table.ports()[..] else { panic!("{:?}", table.ports()) };
-        assert_eq!((port.address, port.number), ([10, 96, 0, 5].into(), 80));
-        assert_eq!(table.endpoints(port), [([10, 244, 0, 2].into(), 5052), ([10, 244, 0, 3].into(), 5052)]);
+        for table in [table(), table_of_slices()] {
+            let socket = |last: u8, port: u16| SocketAddr::from(([10, 244, 0, last], port));
+            let address = ([10, 96, 0, 5], 80).into();
+            assert_eq!(table.ports(), [ServicePort { address, endpoints: vec![socket(2, 5052), socket(3, 5052)] }]);
+        }
     }
 
     #[test]
     fn names_resolve_to_cluster_addresses_and_those_of_headless_services_to_endpoints() {
+        for table in [table(), table_of_slices()] {
+            assert_eq!(table.resolve("headless.shop.svc.cluster.local").map(|found| found.len()), Some(2));
+        }
         let table = table();
         let resolve = |name: &str| table.resolve(name);
         assert_eq!(resolve("one.shop.svc.cluster.local."), Some(vec![[10, 96, 0, 5].into()]));

@@ -2,7 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The delay before the restart of a container that has died twice in a row. Each further death doubles the delay. A
@@ -46,7 +46,7 @@ pub(super) struct PodState {
     /// The time at which the node first saw the pod.
     pub seen: Timestamp,
     /// The pod's address; `None` before the pod has one.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// The state of the container.
     pub container: ContainerState,
     /// The end of the container's previous run; `None` during the first run.
@@ -85,7 +85,7 @@ impl PodState {
 
     /// A strategic merge patch of the pod's status. `container` and `image` are the names in the pod's specification,
     /// `node` is the node's address.
-    pub(super) fn to_json(&self, container: &str, image: &str, node: Ipv4Addr) -> Value {
+    pub(super) fn to_json(&self, container: &str, image: &str, node: IpAddr) -> Value {
         let ready = if self.is_ready { "True" } else { "False" };
         let has_run = !matches!(self.container, ContainerState::Waiting { .. }) || self.last.is_some();
         let mut status = json!({
