@@ -45,7 +45,7 @@ pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: 
     let client = control_plane.client().await?;
     let images = ImageStore::update(folder.with_extension("images"))?;
     let config = NodeConfig { name: NODE_NAME.into(), cores, images, folder: folder.join("pods") };
-    let node = Node::start(config, client.clone(), network, control_plane.certificate()?).await?;
+    let node = Node::start(config, client.clone(), network).await?;
     let kubectl = Kubectl::new(control_plane.kubeconfig_path(), None, NAMESPACE);
     let node_services = paths::root().join("k8s/cluster/node.yaml").display().to_string();
     kubectl.run(&["--namespace=kube-system", "apply", "-f", &node_services]).await?;

@@ -4,14 +4,20 @@
 mod container;
 mod container_config;
 mod dns;
+mod environment;
+mod field;
 mod metrics;
+mod object;
 mod pod;
+mod pod_config;
 mod probe;
 mod quantity;
 mod server;
 mod service_proxy;
 mod service_table;
 mod status;
+mod volume;
+mod volume_folder;
 
 use crate::images::ImageStore;
 use crate::local::Cores;
@@ -55,7 +61,7 @@ pub struct NodeConfig {
     pub cores: Cores,
     /// The container images that the node can run.
     pub images: ImageStore,
-    /// The folder for the logs of the pods.
+    /// The folder for the logs and volumes of the pods.
     pub folder: PathBuf,
 }
 
@@ -73,12 +79,10 @@ struct NodeState {
     core_share: f64,
     /// The container images that the node can run.
     images: ImageStore,
-    /// The folder for the logs of the pods.
+    /// The folder for the logs and volumes of the pods.
     folder: PathBuf,
     client: Client,
     network: Network,
-    /// The API server's certificate as PEM.
-    certificate: String,
     /// The address and the port of the Service through which pods reach the API server.
     api_server: (Ipv4Addr, u16),
     /// The number of cores that the node offers.
@@ -87,14 +91,14 @@ struct NodeState {
     start_lock: tokio::sync::Mutex<()>,
     /// A controller for each combination of limits.
     controllers: Mutex<Vec<Controller>>,
-    /// The process id of each pod's container, by the pod's name.
+    /// The process id of each pod's running container, by the pod's name.
     processes: Mutex<BTreeMap<String, Pid>>,
     /// The pods on this node by name. Controllers generate the names, so no two pods have the same name.
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
 
 impl NodeState {
-    fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: Ipv4Addr) -> Self {
+    fn new(config: NodeConfig, client: Client, network: Network, api_server: Ipv4Addr) -> Self {
         Self {
             name: config.name,
             core_share: config.cores.share,
@@ -102,7 +106,6 @@ impl NodeState {
             folder: config.folder,
             client,
             network,
-            certificate,
             api_server: (api_server, 443),
             cores: watch::Sender::new(config.cores.count),
             start_lock: tokio::sync::Mutex::default(),
@@ -170,15 +173,14 @@ impl NodeState {
 }
 
 impl Node {
-    /// Registers a node with the API server and runs it in `network`. `certificate` is the API server's certificate as
-    /// PEM.
+    /// Registers a node with the API server and runs it in `network`.
     ///
     /// # Errors
     /// If the API server refuses the node, or a port of the node is taken.
-    pub async fn start(config: NodeConfig, client: Client, network: Network, certificate: String) -> Result<Self> {
+    pub async fn start(config: NodeConfig, client: Client, network: Network) -> Result<Self> {
         std::fs::create_dir_all(&config.folder).with_context(|| format!("create {}", config.folder.display()))?;
         let api_server = api_server_address(&client).await?;
-        let shared = Arc::new(NodeState::new(config, client.clone(), network, certificate, api_server));
+        let shared = Arc::new(NodeState::new(config, client.clone(), network, api_server));
         shared.register().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(send_heartbeats(shared.clone()));
@@ -216,7 +218,7 @@ impl Node {
         *self.shared.cores.borrow()
     }
 
-    /// Kills the process of the container of the pod `pod`.
+    /// Kills the process of the running container of the pod `pod`.
     ///
     /// # Errors
     /// If the pod does not run on this node.
@@ -224,6 +226,11 @@ impl Node {
         let pid = self.shared.processes().get(pod).copied();
         let pid = pid.with_context(|| format!("pod {pod} does not run on this node"))?;
         kill_process(pid, Signal::KILL).with_context(|| format!("kill the process of pod {pod}"))
+    }
+
+    /// The container images that the node can run. Images that are added later can be run, too.
+    pub fn images(&self) -> &ImageStore {
+        &self.shared.images
     }
 
     /// The folder with the logs of the pods.
