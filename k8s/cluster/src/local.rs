@@ -47,7 +47,7 @@ pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: 
     let images = ImageStore::update(folder.with_extension("images"))?;
     let family = network.family;
     let config = NodeConfig { name: NODE_NAME.into(), cores, images, folder: folder.join("pods") };
-    let node = Node::start(config, client.clone(), network, control_plane.certificate()?).await?;
+    let node = Node::start(config, client.clone(), network).await?;
     let kubectl = Kubectl::new(control_plane.kubeconfig_path(), None, NAMESPACE);
     let objects = node_objects::list(family, node::serves_slices(&client).await?).to_string();
     kubectl.run_with_input(&["--namespace=kube-system", "apply", "-f", "-"], &objects).await?;

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
+use tokio::sync::oneshot;
 
 /// The port of the name server on the node. Connections to port 53 of its address are forwarded to this port, as in
 /// OpenShift.
@@ -168,19 +169,23 @@ impl Network {
         Ok(sandbox)
     }
 
-    /// Calls `work` on a new thread in the namespace of the pod with this address, and returns its result.
+    /// Calls `work` on a new thread in the namespace of the pod with this address, and returns its result. Threads of
+    /// the runtime would stay in that namespace.
     ///
     /// # Errors
     /// If there is no such pod.
     ///
     /// # Panics
     /// If `work` panics.
-    pub fn run_in_pod<T: Send>(&self, pod: IpAddr, work: impl FnOnce() -> T + Send) -> Result<T> {
+    pub async fn run_in_pod<T: Send + 'static>(
+        &self,
+        pod: IpAddr,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let name = self.sandbox_name(self.family.pod_number(pod));
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| enter_namespace(&name).map(|()| work()));
-            thread.join().expect("`work` does not panic")
-        })
+        let (sender, receiver) = oneshot::channel();
+        std::thread::spawn(move || sender.send(enter_namespace(&name).map(|()| work())));
+        receiver.await.expect("`work` does not panic")
     }
 
     fn sandbox_name(&self, number: u16) -> String {

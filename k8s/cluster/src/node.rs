@@ -4,16 +4,22 @@
 mod container;
 mod container_config;
 mod dns;
+mod environment;
+mod field;
 mod metrics;
 mod network_policy;
+mod object;
 mod packet_filter;
 mod pod;
+mod pod_config;
 mod probe;
 mod quantity;
 mod ruleset;
 mod server;
 mod service_table;
 mod status;
+mod volume;
+mod volume_folder;
 
 use crate::images::ImageStore;
 use crate::local::Cores;
@@ -62,7 +68,7 @@ pub struct NodeConfig {
     pub cores: Cores,
     /// The container images that the node can run.
     pub images: ImageStore,
-    /// The folder for the logs of the pods.
+    /// The folder for the logs and volumes of the pods.
     pub folder: PathBuf,
 }
 
@@ -80,13 +86,11 @@ struct NodeState {
     core_share: f64,
     /// The container images that the node can run.
     images: ImageStore,
-    /// The folder for the logs of the pods.
+    /// The folder for the logs and volumes of the pods.
     folder: PathBuf,
     client: Client,
     network: Network,
     filter: PacketFilter,
-    /// The API server's certificate as PEM.
-    certificate: String,
     /// The address and the port of the Service through which pods reach the API server.
     api_server: SocketAddr,
     /// The number of cores that the node offers.
@@ -95,14 +99,14 @@ struct NodeState {
     start_lock: tokio::sync::Mutex<()>,
     /// A controller for each combination of limits.
     controllers: Mutex<Vec<Controller>>,
-    /// The process id of each pod's container, by the pod's name.
+    /// The process id of each pod's running container, by the pod's name.
     processes: Mutex<BTreeMap<String, Pid>>,
     /// The pods on this node by name. Controllers generate the names, so no two pods have the same name.
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
 }
 
 impl NodeState {
-    fn new(config: NodeConfig, client: Client, network: Network, certificate: String, api_server: IpAddr) -> Self {
+    fn new(config: NodeConfig, client: Client, network: Network, api_server: IpAddr) -> Self {
         Self {
             name: config.name,
             core_share: config.cores.share,
@@ -111,7 +115,6 @@ impl NodeState {
             client,
             filter: PacketFilter::new(network.family, ServiceTable::default()),
             network,
-            certificate,
             api_server: (api_server, 443).into(),
             cores: watch::Sender::new(config.cores.count),
             start_lock: tokio::sync::Mutex::default(),
@@ -180,15 +183,14 @@ impl NodeState {
 }
 
 impl Node {
-    /// Registers a node with the API server and runs it in `network`. `certificate` is the API server's certificate as
-    /// PEM.
+    /// Registers a node with the API server and runs it in `network`.
     ///
     /// # Errors
     /// If the API server refuses the node, or a port of the node is taken.
-    pub async fn start(config: NodeConfig, client: Client, network: Network, certificate: String) -> Result<Self> {
+    pub async fn start(config: NodeConfig, client: Client, network: Network) -> Result<Self> {
         std::fs::create_dir_all(&config.folder).with_context(|| format!("create {}", config.folder.display()))?;
         let api_server = api_server_address(&client).await?;
-        let shared = Arc::new(NodeState::new(config, client.clone(), network, certificate, api_server));
+        let shared = Arc::new(NodeState::new(config, client.clone(), network, api_server));
         shared.register().await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(send_heartbeats(shared.clone()));
@@ -218,7 +220,7 @@ impl Node {
         *self.shared.cores.borrow()
     }
 
-    /// Kills the process of the container of the pod `pod`.
+    /// Kills the process of the running container of the pod `pod`.
     ///
     /// # Errors
     /// If the pod does not run on this node.
@@ -231,6 +233,11 @@ impl Node {
     /// The network of the node and its pods.
     pub fn network(&self) -> &Network {
         &self.shared.network
+    }
+
+    /// The container images that the node can run. Images that are added later can be run, too.
+    pub fn images(&self) -> &ImageStore {
+        &self.shared.images
     }
 
     /// The folder with the logs of the pods.

@@ -72,7 +72,7 @@ async fn try_all(fixture: &Fixture) -> Result<String> {
         }
     }
     let addresses = addresses(fixture).await?;
-    let (permitted, dropped) = try_pairs(fixture, &addresses, &PERMITTED)?;
+    let (permitted, dropped) = try_pairs(fixture, &addresses, &PERMITTED).await?;
     let rules = narrow(fixture).await?;
     let narrowed = try_narrowed(fixture, &addresses).await;
     for (policy, rules) in rules {
@@ -89,11 +89,11 @@ async fn try_all(fixture: &Fixture) -> Result<String> {
 async fn try_narrowed(fixture: &Fixture, addresses: &BTreeMap<&str, SocketAddr>) -> Result<(usize, usize)> {
     let network = fixture.cluster.local()?.node.network();
     wait_for("the narrowed rules to hold", ROLLOUT_TIMEOUT, async || {
-        let is_open = can_connect(network, addresses["dispatcher"].ip(), "outside", addresses["outside"])?;
+        let is_open = can_connect(network, addresses["dispatcher"].ip(), "outside", addresses["outside"]).await?;
         Ok((!is_open).then_some(()))
     })
     .await?;
-    try_pairs(fixture, addresses, &NARROWED)
+    try_pairs(fixture, addresses, &NARROWED).await
 }
 
 /// Replaces the rule for all ports of TCP by one for the API server's address and port. Returns each policy's name and
@@ -162,7 +162,7 @@ async fn addresses(fixture: &Fixture) -> Result<BTreeMap<&'static str, SocketAdd
 }
 
 /// Tries each peer of `permitted` with every target. Returns how many pairs may connect, and how many may not.
-fn try_pairs(
+async fn try_pairs(
     fixture: &Fixture,
     addresses: &BTreeMap<&str, SocketAddr>,
     permitted: &[(&str, &[&str])],
@@ -175,7 +175,7 @@ fn try_pairs(
             if *peer == target {
                 continue;
             }
-            let can = can_connect(network, addresses[peer].ip(), target, addresses[target])?;
+            let can = can_connect(network, addresses[peer].ip(), target, addresses[target]).await?;
             if can != targets.contains(&target) {
                 wrong.push(format!("{peer} {} connect to {target}", if can { "can" } else { "cannot" }));
             }
@@ -187,8 +187,9 @@ fn try_pairs(
 }
 
 /// Whether a process in the pod with the address `peer` reaches a target.
-fn can_connect(network: &Network, peer: IpAddr, target: &str, address: SocketAddr) -> Result<bool> {
-    network.run_in_pod(peer, || if target == "dns" { is_answered(address) } else { is_connected(address) })?
+async fn can_connect(network: &Network, peer: IpAddr, target: &str, address: SocketAddr) -> Result<bool> {
+    let is_name_server = target == "dns";
+    network.run_in_pod(peer, move || if is_name_server { is_answered(address) } else { is_connected(address) }).await?
 }
 
 /// Whether a TCP connection reaches `address`. A refused connection has reached it, too.

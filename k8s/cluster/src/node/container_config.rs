@@ -1,55 +1,44 @@
-//! Makes of a pod's specification what the node needs to run its container. Pure.
+//! Makes of a container's specification what the node needs to run it. Pure.
 
+use super::environment::{Environment, Variables, expand};
+use super::field::PodFields;
+use super::object::Objects;
 use super::probe::{ContainerProbes, HttpProbe};
 use super::quantity;
-use anyhow::{Context, Result, bail, ensure};
+use super::volume::{self, Mount, Volumes};
+use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use cgroup::ResourceLimits;
-use k8s_openapi::api::core::v1::{Container, EnvVar, Pod, PodSpec, Probe as ProbeSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, Probe as ProbeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use std::net::IpAddr;
 use std::time::Duration;
 
-/// The folder in which a container finds the token of its ServiceAccount.
-const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
-/// The default of `terminationGracePeriodSeconds`, by the documentation of PodSpec.
-const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-
-/// What the node needs to run the only container of a pod. The container image has a program of the workspace.
+/// What the node needs to run a container.
 #[derive(Debug, PartialEq)]
 pub(super) struct ContainerConfig {
-    /// The name of the program in the container image.
-    pub program: String,
+    /// The container's name.
+    pub name: String,
+    /// The name of the container image in the node's store.
+    pub image: String,
     /// The program's arguments. They may have references to variables, such as `$(POD)`.
     pub arguments: Vec<String>,
-    /// The names and values of environment variables, in the order of the specification. Values may have references to
-    /// earlier variables.
-    pub environment: Vec<(String, VariableSource)>,
+    /// The sources of the environment variables.
+    pub environment: Environment,
     /// The id of the user as whom the process runs.
     pub user: i64,
     /// The id of the group as which the process runs.
     pub group: i64,
+    /// The ids of further groups of the process, such as that of the pod's volumes.
+    pub supplemental_groups: Vec<i64>,
     /// Whether the root file system is read-only.
     pub is_read_only: bool,
-    /// The name of the ServiceAccount whose token the container gets; `None` if it gets no token.
-    pub service_account: Option<String>,
+    /// The mounted volumes. A mount comes after those whose paths contain its path.
+    pub mounts: Vec<Mount>,
     /// The limits of memory, and of processor time in cores of the node.
     pub limits: ResourceLimits,
     /// The container's probes.
     pub probes: ContainerProbes,
-    /// The time between SIGTERM and SIGKILL.
-    pub grace: Duration,
-}
-
-/// The source of an environment variable's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum VariableSource {
-    /// A text, which may have references to other variables.
-    Text(String),
-    /// The path of a field of the pod, such as `metadata.name`.
-    Field(String),
 }
 
 /// The arguments and environment variables of a process. Their references are replaced by values.
@@ -57,69 +46,54 @@ pub(super) enum VariableSource {
 pub(super) struct ProcessInput {
     /// The arguments.
     pub arguments: Vec<String>,
-    /// The names and values of the environment variables.
-    pub variables: Vec<(String, String)>,
+    /// The values of the environment variables by name.
+    pub variables: Variables,
 }
 
 impl ContainerConfig {
-    /// The configuration of the container of `pod`.
+    /// The configuration of `container`, which is a container of a pod with the specification `spec`.
     ///
     /// # Errors
     /// If the specification needs a feature that this node does not have, is invalid, or has the container run as root
     /// although `runAsNonRoot` is set. The message names the field.
-    pub(super) fn new(pod: &Pod) -> Result<Self> {
-        let spec = pod.spec.as_ref().context("the pod has no spec")?;
-        let [container] = &spec.containers[..] else {
-            bail!("spec.containers has {} entries, but this node runs pods of one container", spec.containers.len())
-        };
-        let has_init = !spec.init_containers.as_deref().unwrap_or_default().is_empty();
-        ensure!(!has_init, "spec.initContainers is set, but this node runs no init containers");
+    pub(super) fn new(spec: &PodSpec, container: &Container, volumes: &Volumes) -> Result<Self> {
         ensure!(container.command.is_none(), "command is set, but this node runs only the program of the image");
         let image = container.image.as_deref().context("the container has no image")?;
         let (user, group) = identity(spec, container)?;
         let security = container.security_context.as_ref();
         Ok(Self {
-            program: program(image).to_owned(),
+            name: container.name.clone(),
+            image: image_name(image).to_owned(),
             arguments: container.args.clone().unwrap_or_default(),
-            environment: environment(container)?,
+            environment: Environment::new(container)?,
             user,
             group,
+            supplemental_groups: supplemental_groups(spec),
             is_read_only: security.and_then(|security| security.read_only_root_filesystem).unwrap_or(false),
-            service_account: service_account(spec, container)?,
+            mounts: volume::mounts(container, volumes)?,
             limits: limits(container)?,
             probes: ContainerProbes {
                 startup: probe(container, container.startup_probe.as_ref())?,
                 readiness: probe(container, container.readiness_probe.as_ref())?,
                 liveness: probe(container, container.liveness_probe.as_ref())?,
             },
-            grace: spec
-                .termination_grace_period_seconds
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .map_or(DEFAULT_GRACE, Duration::from_secs),
         })
     }
 
-    /// The arguments and environment variables, with the values for their references. `address` is the address of the
-    /// pod, `node` that of the node.
+    /// The arguments and environment variables, with the values for their references. `objects` has the ConfigMaps and
+    /// Secrets of the environment, as far as they exist.
     ///
     /// # Errors
-    /// If a variable refers to a field that this node does not know.
-    pub(super) fn resolve(&self, pod: &Pod, address: IpAddr, node: IpAddr) -> Result<ProcessInput> {
-        let mut variables = Vec::new();
-        for (name, source) in &self.environment {
-            let value = match source {
-                VariableSource::Text(text) => expand(text, &variables),
-                VariableSource::Field(path) => field(pod, path, address, node)?,
-            };
-            variables.push((name.clone(), value));
-        }
+    /// If an object or a key is missing, or a variable refers to a field that this node does not know.
+    pub(super) fn resolve(&self, fields: PodFields<'_>, objects: &Objects) -> Result<ProcessInput> {
+        let variables = self.environment.resolve(fields, objects)?;
         let arguments = self.arguments.iter().map(|argument| expand(argument, &variables)).collect();
         Ok(ProcessInput { arguments, variables })
     }
 }
 
-/// The name of the program in an image: NAME of `registry/path/NAME:tag@digest`.
-fn program(image: &str) -> &str {
+/// The name of an image in the node's store: NAME of `registry/path/NAME:tag@digest`.
+pub(super) fn image_name(image: &str) -> &str {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.split([':', '@']).next().unwrap_or(last)
 }
@@ -134,70 +108,10 @@ fn identity(spec: &PodSpec, container: &Container) -> Result<(i64, i64)> {
     Ok((user, group))
 }
 
-/// The name of the ServiceAccount whose token is mounted; `None` if none is mounted.
-///
-/// # Errors
-/// If another volume is mounted.
-fn service_account(spec: &PodSpec, container: &Container) -> Result<Option<String>> {
-    let mut account = None;
-    for mount in container.volume_mounts.iter().flatten() {
-        let path = &mount.mount_path;
-        ensure!(path == TOKEN_FOLDER, "volumeMounts has {path}, but this node mounts only {TOKEN_FOLDER}");
-        account = Some(spec.service_account_name.clone().unwrap_or_else(|| "default".into()));
-    }
-    Ok(account)
-}
-
-fn environment(container: &Container) -> Result<Vec<(String, VariableSource)>> {
-    ensure!(container.env_from.is_none(), "envFrom is set, but this node reads no ConfigMaps or Secrets");
-    let variables = container.env.iter().flatten();
-    variables.map(|variable| Ok((variable.name.clone(), variable_source(variable)?))).collect()
-}
-
-fn variable_source(variable: &EnvVar) -> Result<VariableSource> {
-    let Some(source) = &variable.value_from else {
-        return Ok(VariableSource::Text(variable.value.clone().unwrap_or_default()));
-    };
-    let field = source.field_ref.as_ref();
-    let unknown = || format!("env {}: this node knows no source of a value but fieldRef", variable.name);
-    let field = field.with_context(unknown)?;
-    Ok(VariableSource::Field(field.field_path.clone()))
-}
-
-/// The value of the field `path` of a pod.
-fn field(pod: &Pod, path: &str, address: IpAddr, node: IpAddr) -> Result<String> {
-    Ok(match path {
-        "metadata.name" => pod.metadata.name.clone().unwrap_or_default(),
-        "metadata.namespace" => pod.metadata.namespace.clone().unwrap_or_default(),
-        "metadata.uid" => pod.metadata.uid.clone().unwrap_or_default(),
-        "status.podIP" => address.to_string(),
-        "status.hostIP" => node.to_string(),
-        "spec.nodeName" => pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-        _ => bail!("fieldPath {path} is not known to this node"),
-    })
-}
-
-/// Replaces `$(NAME)` by the variable's value, and `$$` by `$`. A reference to an unknown variable stays unchanged, as
-/// the documentation of Container says.
-fn expand(text: &str, variables: &[(String, String)]) -> String {
-    let (mut expanded, mut rest) = (String::new(), text);
-    while let Some(at) = rest.find('$') {
-        expanded.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        let reference = after.strip_prefix('(').and_then(|reference| reference.split_once(')'));
-        let known = reference.and_then(|(name, after)| {
-            let (_, value) = variables.iter().rev().find(|(known, _)| known == name)?;
-            Some((value, after))
-        });
-        if let Some((value, after)) = known {
-            expanded.push_str(value);
-            rest = after;
-        } else {
-            expanded.push('$');
-            rest = after.strip_prefix('$').unwrap_or(after);
-        }
-    }
-    expanded + rest
+/// The groups of the process besides its first one. With the group of the volumes, the process may read their files.
+fn supplemental_groups(spec: &PodSpec) -> Vec<i64> {
+    let Some(security) = &spec.security_context else { return Vec::new() };
+    security.supplemental_groups.iter().flatten().copied().chain(security.fs_group).collect()
 }
 
 fn limits(container: &Container) -> Result<ResourceLimits> {
@@ -253,36 +167,23 @@ fn port(container: &Container, port: &IntOrString) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::pod_config::tests::config as pod_config;
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
 
     fn config(container: serde_json::Value, pod: serde_json::Value) -> Result<ContainerConfig> {
-        let mut first = json!({"name": "replica", "image": "roundhouse/replica"});
-        first.as_object_mut().expect("an object").extend(container.as_object().expect("an object").clone());
-        let mut spec = json!({"containers": [first]});
-        spec.as_object_mut().expect("an object").extend(pod.as_object().expect("an object").clone());
-        let pod = json!({"metadata": {"name": "a-1", "namespace": "shop"}, "spec": spec});
-        ContainerConfig::new(&serde_json::from_value(pod).expect("a pod"))
+        pod_config(container, pod).map(|config| config.main)
     }
 
     #[test]
-    fn the_program_is_the_last_part_of_the_image_without_tag_and_digest() {
+    fn the_image_is_the_last_part_of_its_reference_without_tag_and_digest() {
         for (image, expected) in [
             ("replica", "replica"),
             ("roundhouse/replica:0.1.0", "replica"),
             ("registry.example:5000/a/replica@sha256:00", "replica"),
             ("registry.example:5000/a/replica:1@sha256:00", "replica"),
         ] {
-            assert_eq!(program(image), expected);
-        }
-    }
-
-    #[test]
-    fn references_to_known_variables_are_replaced() {
-        let variables = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())];
-        for (text, expected) in
-            [("--a=$(A)/$(B):c", "--a=1/2:c"), ("$(C) $A $( $", "$(C) $A $( $"), ("$$(A) $$", "$(A) $"), ("", "")]
-        {
-            assert_eq!(expand(text, &variables), expected);
+            assert_eq!(image_name(image), expected);
         }
     }
 
@@ -312,25 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn features_that_this_node_does_not_have_are_refused() {
-        let container = json!({"name": "b", "image": "b"});
-        for (own, pod, word) in [
-            (json!({"command": ["sh"]}), json!({}), "command"),
-            (json!({"volumeMounts": [{"name": "a", "mountPath": "/data"}]}), json!({}), "/data"),
-            (json!({"envFrom": []}), json!({}), "ConfigMaps"),
-            (
-                json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"key": "a", "name": "a"}}}]}),
-                json!({}),
-                "env A",
-            ),
-            (json!({"readinessProbe": {"exec": {}}}), json!({}), "HTTP only"),
-            (json!({"readinessProbe": {"httpGet": {"port": "http"}}}), json!({}), "\"http\""),
-            (json!({}), json!({"initContainers": [container]}), "initContainers"),
-            (json!({}), json!({"containers": [container, container]}), "2 entries"),
-        ] {
-            let error = config(own, pod).expect_err(word);
-            assert!(error.to_string().contains(word), "{error}");
-        }
+    fn the_process_has_the_groups_of_the_pod_and_of_its_volumes() -> Result<()> {
+        let found = config(json!({}), json!({"securityContext": {"supplementalGroups": [3, 4], "fsGroup": 5}}))?;
+        assert_eq!(found.supplemental_groups, [3, 4, 5]);
+        Ok(())
     }
 
     #[test]
@@ -342,8 +228,9 @@ mod tests {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "a-1"}, "spec": {"containers": []}})).expect("a pod");
         let config = config(container, json!({})).expect("good");
-        let input = config.resolve(&pod, [10, 0, 0, 2].into(), [10, 0, 0, 1].into()).expect("good");
+        let fields = PodFields { pod: &pod, address: [10, 0, 0, 2].into(), node: [10, 0, 0, 1].into() };
+        let input = config.resolve(fields, &Objects::new()).expect("good");
         assert_eq!(input.arguments, ["--at=a-1!", "$(NODE)"]);
-        assert_eq!(input.variables.last(), Some(&("IP".to_owned(), "10.0.0.2".to_owned())));
+        assert_eq!(input.variables["IP"], "10.0.0.2");
     }
 }
