@@ -122,7 +122,7 @@ impl Network {
         enter_namespace(&network.name)?;
         ip(&["link", "set", "lo", "up"])?;
         let node = family.node_address().to_string();
-        ip(&["address", "add", &format!("{node}/{}", family.host_prefix()), "dev", "lo"])?;
+        add_address(&[], &format!("{node}/{}", family.host_prefix()), "lo")?;
         // The node routes the packets between pods.
         let forwarding = match family {
             IpFamily::Ipv4 => "/proc/sys/net/ipv4/ip_forward",
@@ -151,18 +151,15 @@ impl Network {
         ip(&["route", "add", &pod, "dev", &node_end, "src", &node])?;
         ip(&["-n", name, "link", "set", "lo", "up"])?;
         ip(&["-n", name, "link", "set", "eth0", "up"])?;
-        // The prefix is one address, so that packets to other pods go to the node, too. `nodad` makes an IPv6 address
-        // usable at once: no other host can have it.
-        let address = format!("{pod}/{}", family.host_prefix());
+        // The prefix is one address, so that packets to other pods go to the node, too.
+        add_address(&["-n", name], &format!("{pod}/{}", family.host_prefix()), "eth0")?;
         match family {
             IpFamily::Ipv4 => {
-                ip(&["-n", name, "address", "add", &address, "dev", "eth0"])?;
                 ip(&["-n", name, "route", "add", &node, "dev", "eth0"])?;
                 ip(&["-n", name, "route", "add", "default", "via", &node])?;
             }
             IpFamily::Ipv6 => {
-                ip(&["address", "add", &format!("{GATEWAY_V6}/64"), "dev", &node_end, "nodad"])?;
-                ip(&["-n", name, "address", "add", &address, "dev", "eth0", "nodad"])?;
+                add_address(&[], &format!("{GATEWAY_V6}/64"), &node_end)?;
                 ip(&["-n", name, "route", "add", "default", "via", GATEWAY_V6, "dev", "eth0"])?;
             }
         }
@@ -241,6 +238,13 @@ fn remove_leftovers() {
 fn owner(name: &str) -> Option<&str> {
     let rest = name.strip_prefix(NAME_PREFIX)?.strip_prefix('-')?;
     rest.split('-').next().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Gives an interface an address, in the namespace that `flags` of `ip` name. An IPv6 address is usable at once: no other
+/// host can have it, so it needs no search for one.
+fn add_address(flags: &[&str], address: &str, interface: &str) -> Result<()> {
+    let search = if address.contains(':') { &["nodad"][..] } else { &[] };
+    ip(&[flags, &["address", "add", address, "dev", interface], search].concat())
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 /// The name of the table with all rules.
 const TABLE: &str = "roundhouse";
 
-/// The text that replaces all rules at once. `services` are the ports of the Services, and `isolations` the pods that
+/// The text that replaces all rules at once. The search for the neighbours of a link is always permitted: without it, a
+/// pod could not reach the node by IPv6. `services` are the ports of the Services, and `isolations` the pods that
 /// permit only some connections.
 pub(super) fn text(family: IpFamily, services: &[ServicePort], isolations: &[Isolation]) -> String {
     let (range, node, dns) = (family.service_range(), family.node_address(), family.dns_address());
@@ -73,6 +74,7 @@ table inet {TABLE} {{
   chain filter_input {{
     type filter hook input priority filter
     ct state established,related accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
     jump egress
   }}
 }}
