@@ -90,9 +90,8 @@ impl TestCluster {
     /// Waits until the pod `name` fulfils `condition`, and returns it.
     async fn wait(&self, name: &str, what: &str, condition: impl Fn(&Pod) -> bool) -> Result<Pod> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
-        let found = wait_for(&format!("the pod {name}: {what}"), TIMEOUT, async || {
-            Ok(pods.get_opt(name).await?.filter(&condition))
-        });
+        let what = format!("the pod {name}: {what}");
+        let found = wait_for(&what, TIMEOUT, async || Ok(pods.get_opt(name).await?.filter(&condition)));
         match found.await {
             Ok(pod) => Ok(pod),
             Err(error) => {
@@ -437,10 +436,16 @@ async fn check_prometheus(cluster: &TestCluster) -> Result<()> {
     cluster.node.images().gather("prometheus", Path::new(PROMETHEUS))?;
     cluster.kubectl.apply(&root().join("k8s/monitoring")).await?;
     cluster.kubectl.run(&["label", "pod", "dispatcher", "app.kubernetes.io/name=roundhouse"]).await?;
-    cluster.kubectl.run(&["rollout", "status", "deployment/prometheus", "--timeout=60s"]).await?;
-    let label = "app.kubernetes.io/component=prometheus";
-    let address = ["get", "pods", "-l", label, "-o", "jsonpath={.items[0].status.podIP}"];
-    let address = format!("{}:9090", cluster.kubectl.run(&address).await?);
+    let field = async |path: &str| {
+        let label = "app.kubernetes.io/component=prometheus";
+        let path = format!("jsonpath={{.items[0].{path}}}");
+        wait_for("the pod of Prometheus", TIMEOUT, async || {
+            Ok(cluster.kubectl.run(&["get", "pods", "-l", label, "-o", &path]).await.ok())
+        })
+        .await
+    };
+    let pod = cluster.wait(&field("metadata.name").await?, "it is ready", is_ready).await?;
+    let address = format!("{}:9090", pod.status.and_then(|status| status.pod_ip).context("it has no address")?);
     wait_for("Prometheus to scrape the dispatcher", TIMEOUT, async || {
         let path = "/api/v1/query?query=up%7Binstance%3D%22dispatcher%22%7D";
         let (_, answer) = service::fetch::get(&address, path, Duration::from_secs(5)).await?;
