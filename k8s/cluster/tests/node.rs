@@ -427,28 +427,44 @@ async fn check_images(cluster: &TestCluster) -> Result<()> {
     cluster.delete("model").await
 }
 
-/// Runs the Prometheus of k8s/monitoring, which must find the dispatcher's pod through the API server.
+/// Runs the Prometheus of k8s/monitoring, which must scrape the dispatcher. Debian's Prometheus is built without the
+/// discovery of pods, so it gets the address of the pod.
 async fn check_prometheus(cluster: &TestCluster) -> Result<()> {
     if !Path::new(PROMETHEUS).is_file() {
         writeln!(std::io::stderr(), "skipped in part: {PROMETHEUS} is not installed")?;
         return Ok(());
     }
     cluster.node.images().gather("prometheus", Path::new(PROMETHEUS))?;
-    cluster.kubectl.apply(&root().join("k8s/monitoring")).await?;
-    cluster.kubectl.run(&["label", "pod", "dispatcher", "app.kubernetes.io/name=roundhouse"]).await?;
-    let field = async |path: &str| {
-        let label = "app.kubernetes.io/component=prometheus";
-        let path = format!("jsonpath={{.items[0].{path}}}");
-        wait_for("the pod of Prometheus", TIMEOUT, async || {
-            Ok(cluster.kubectl.run(&["get", "pods", "-l", label, "-o", &path]).await.ok())
-        })
-        .await
-    };
-    let pod = cluster.wait(&field("metadata.name").await?, "it is ready", is_ready).await?;
+    let dispatcher = cluster.wait("dispatcher", "it is ready", is_ready).await?;
+    let dispatcher = dispatcher.status.and_then(|status| status.pod_ip).context("the dispatcher has no address")?;
+    let targets = json!([{"targets": [format!("{dispatcher}:5052")]}]);
+    let job = json!({"job_name": "roundhouse", "scrape_interval": "1s", "static_configs": targets});
+    let configuration = json!({"rule_files": ["rules.yml"], "scrape_configs": [job]});
+    let folder = root().join("k8s/monitoring").display().to_string();
+    let objects = cluster.kubectl.run(&["kustomize", &folder]).await?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&objects)?;
+    let objects = objects.into_iter().filter(|object| {
+        let label = &object["metadata"]["labels"]["app.kubernetes.io/component"];
+        let kind = object["kind"].as_str().unwrap_or_default();
+        label == "prometheus" && ["ConfigMap", "Deployment", "ServiceAccount"].contains(&kind)
+    });
+    let objects = objects.map(|mut object| {
+        if object["kind"] == "ConfigMap" {
+            object["data"]["prometheus.yml"] = configuration.to_string().into();
+        }
+        object
+    });
+    cluster.apply(&objects.collect::<Vec<Value>>()).await?;
+    let label = "app.kubernetes.io/component=prometheus";
+    let name = wait_for("the pod of Prometheus", TIMEOUT, async || {
+        let name = cluster.kubectl.run(&["get", "pods", "-l", label, "-o", "name"]).await?;
+        Ok(name.trim().strip_prefix("pod/").map(str::to_owned))
+    })
+    .await?;
+    let pod = cluster.wait(&name, "it is ready", is_ready).await?;
     let address = format!("{}:9090", pod.status.and_then(|status| status.pod_ip).context("it has no address")?);
     wait_for("Prometheus to scrape the dispatcher", TIMEOUT, async || {
-        let path = "/api/v1/query?query=up%7Binstance%3D%22dispatcher%22%7D";
-        let (_, answer) = service::fetch::get(&address, path, Duration::from_secs(5)).await?;
+        let (_, answer) = service::fetch::get(&address, "/api/v1/query?query=up", Duration::from_secs(5)).await?;
         let answer: Value = serde_json::from_slice(&answer)?;
         Ok((answer["data"]["result"][0]["value"][1] == "1").then_some(()))
     })
