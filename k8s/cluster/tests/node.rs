@@ -185,8 +185,10 @@ async fn pods_have_the_volumes_variables_and_init_containers_of_their_specificat
     check_missing_objects(&cluster).await.context("missing objects")?;
     check_failing_init_container(&cluster).await.context("a failing init container")?;
     check_deletion_of_init_container(&cluster).await.context("deletion while an init container runs")?;
+    check_links(&cluster).await.context("links that lead out of a volume")?;
     check_images(&cluster).await.context("images that are added later")?;
-    check_prometheus(&cluster).await.context("Prometheus of k8s/monitoring")
+    check_prometheus(&cluster).await.context("Prometheus of k8s/monitoring")?;
+    check_removal(&cluster).await.context("the end of all pods")
 }
 
 /// Runs a pod whose containers print what they find in their volumes and variables.
@@ -209,8 +211,10 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
     );
     let second = shell(
         "second",
-        r#"echo deep > /here/file; echo "second: $KUBERNETES_SERVICE_HOST""#,
-        json!({"volumeMounts": [{"name": "work", "mountPath": "/here", "subPath": "a/b"}]}),
+        r#"echo deep > /here/file; echo "second: $KUBERNETES_SERVICE_HOST $PATH""#,
+        json!({
+            "env": [{"name": "PATH", "value": "/nowhere"}],
+            "volumeMounts": [{"name": "work", "mountPath": "/here", "subPath": "a/b"}]}),
     );
     let main = shell(
         "main",
@@ -267,7 +271,7 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
         "first: 17 weights, s3cret, s3cret".into(),
         "the model is read-only".into(),
         "the root folder is not writable".into(),
-        format!("second: {api_server}"),
+        format!("second: {api_server} /nowhere"),
         "variables: , psst, , , bye+s3cret".into(),
         "only the items of the ConfigMap are files".into(),
         "the ConfigMap is read-only".into(),
@@ -413,6 +417,42 @@ async fn check_deletion_of_init_container(cluster: &TestCluster) -> Result<()> {
     Ok(())
 }
 
+/// Runs pods that would mount a volume at a link, or a file behind a link, which lead out of the container.
+async fn check_links(cluster: &TestCluster) -> Result<()> {
+    let target = cluster.path("target");
+    fs::create_dir(&target)?;
+    fs::write(target.join("file"), "secret")?;
+    std::os::unix::fs::symlink(&target, cluster.path("models/link"))?;
+    let model = json!({"name": "models", "mountPath": "/model"});
+    let volumes = json!([{"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
+        {"name": "work", "emptyDir": {}}]);
+    let pod = |name: &str, mounts: Value| {
+        let container = shell("main", "echo started", json!({"volumeMounts": mounts}));
+        object("Pod", name, json!({"spec": {"containers": [container], "volumes": volumes}}))
+    };
+    let inner = json!({"name": "work", "mountPath": "/model/link/new"});
+    let part = json!({"name": "models", "mountPath": "/a", "subPath": "link/file"});
+    cluster.apply(&[pod("target", json!([model, inner])), pod("source", json!([part]))]).await?;
+    let refused = "cannot mount a volume at /model/link/new: a part of the path is a symbolic link\n";
+    wait_for("the refusal of a path with a link", TIMEOUT, async || {
+        Ok(cluster.log("target").contains(refused).then_some(()))
+    })
+    .await?;
+    let fails = |pod: &Pod| {
+        waits(main_status(pod)).is_some_and(|(reason, message)| {
+            reason == "CreateContainerError" && message.starts_with("volume models: subPath link/file")
+        })
+    };
+    cluster.wait("source", "its container is refused", fails).await?;
+    ensure!(!target.join("new").exists(), "a folder was made outside the volume");
+    for pod in ["target", "source"] {
+        ensure!(!cluster.log(pod).contains("started"), "the container of {pod} must not start");
+        cluster.delete(pod).await?;
+    }
+    fs::remove_file(cluster.path("models/link"))?;
+    Ok(())
+}
+
 /// Runs a pod before its container image exists. The image is then made of another one, with a model in it.
 async fn check_images(cluster: &TestCluster) -> Result<()> {
     let mut container = shell("main", "read -r a < /model/weights; echo \"the image has $a\"", json!({}));
@@ -469,4 +509,15 @@ async fn check_prometheus(cluster: &TestCluster) -> Result<()> {
         Ok((answer["data"]["result"][0]["value"][1] == "1").then_some(()))
     })
     .await
+}
+
+/// Deletes all pods. Only their logs may stay.
+async fn check_removal(cluster: &TestCluster) -> Result<()> {
+    let folders = || -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(cluster.node.log_folder())?.collect::<std::io::Result<Vec<_>>>()?;
+        Ok(entries.iter().map(std::fs::DirEntry::path).filter(|path| path.is_dir()).collect())
+    };
+    ensure!(!folders()?.is_empty(), "running pods must have folders");
+    cluster.kubectl.run(&["delete", "deployments,pods", "--all", "--timeout=60s"]).await?;
+    wait_for("the removal of the folders of all pods", TIMEOUT, async || Ok(folders()?.is_empty().then_some(()))).await
 }
