@@ -18,8 +18,12 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 const ALONE: [&str; 2] = ["loadgen/tests/program.rs", "loadgen/tests/schedule.rs"];
 
 /// The files with the longest of the other tests, longest first. They start first, so that none runs alone at the end.
-const LONGEST: [&str; 3] =
-    ["scaler/tests/faults/main.rs", "dispatcher/tests/program/main.rs", "scaler/tests/kubernetes/main.rs"];
+const LONGEST: [&str; 4] = [
+    "scaler/tests/faults/main.rs",
+    "dispatcher/tests/program/main.rs",
+    "scaler/tests/kubernetes/main.rs",
+    "k8s/cluster/tests/node.rs",
+];
 
 /// Flags of `cargo xtask setup` and `cargo xtask test`.
 #[derive(Debug, clap::Args)]

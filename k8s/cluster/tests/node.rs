@@ -90,9 +90,8 @@ impl TestCluster {
     /// Waits until the pod `name` fulfils `condition`, and returns it.
     async fn wait(&self, name: &str, what: &str, condition: impl Fn(&Pod) -> bool) -> Result<Pod> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
-        let found = wait_for(&format!("the pod {name}: {what}"), TIMEOUT, async || {
-            Ok(pods.get_opt(name).await?.filter(&condition))
-        });
+        let what = format!("the pod {name}: {what}");
+        let found = wait_for(&what, TIMEOUT, async || Ok(pods.get_opt(name).await?.filter(&condition)));
         match found.await {
             Ok(pod) => Ok(pod),
             Err(error) => {
@@ -186,8 +185,10 @@ async fn pods_have_the_volumes_variables_and_init_containers_of_their_specificat
     check_missing_objects(&cluster).await.context("missing objects")?;
     check_failing_init_container(&cluster).await.context("a failing init container")?;
     check_deletion_of_init_container(&cluster).await.context("deletion while an init container runs")?;
+    check_links(&cluster).await.context("links that lead out of a volume")?;
     check_images(&cluster).await.context("images that are added later")?;
-    check_prometheus(&cluster).await.context("Prometheus of k8s/monitoring")
+    check_prometheus(&cluster).await.context("Prometheus of k8s/monitoring")?;
+    check_removal(&cluster).await.context("the end of all pods")
 }
 
 /// Runs a pod whose containers print what they find in their volumes and variables.
@@ -210,8 +211,10 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
     );
     let second = shell(
         "second",
-        r#"echo deep > /here/file; echo "second: $KUBERNETES_SERVICE_HOST""#,
-        json!({"volumeMounts": [{"name": "work", "mountPath": "/here", "subPath": "a/b"}]}),
+        r#"echo deep > /here/file; echo "second: $KUBERNETES_SERVICE_HOST $PATH""#,
+        json!({
+            "env": [{"name": "PATH", "value": "/nowhere"}],
+            "volumeMounts": [{"name": "work", "mountPath": "/here", "subPath": "a/b"}]}),
     );
     let main = shell(
         "main",
@@ -268,7 +271,7 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
         "first: 17 weights, s3cret, s3cret".into(),
         "the model is read-only".into(),
         "the root folder is not writable".into(),
-        format!("second: {api_server}"),
+        format!("second: {api_server} /nowhere"),
         "variables: , psst, , , bye+s3cret".into(),
         "only the items of the ConfigMap are files".into(),
         "the ConfigMap is read-only".into(),
@@ -414,6 +417,42 @@ async fn check_deletion_of_init_container(cluster: &TestCluster) -> Result<()> {
     Ok(())
 }
 
+/// Runs pods that would mount a volume at a link, or a file behind a link, which lead out of the container.
+async fn check_links(cluster: &TestCluster) -> Result<()> {
+    let target = cluster.path("target");
+    fs::create_dir(&target)?;
+    fs::write(target.join("file"), "secret")?;
+    std::os::unix::fs::symlink(&target, cluster.path("models/link"))?;
+    let model = json!({"name": "models", "mountPath": "/model"});
+    let volumes = json!([{"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
+        {"name": "work", "emptyDir": {}}]);
+    let pod = |name: &str, mounts: Value| {
+        let container = shell("main", "echo started", json!({"volumeMounts": mounts}));
+        object("Pod", name, json!({"spec": {"containers": [container], "volumes": volumes}}))
+    };
+    let inner = json!({"name": "work", "mountPath": "/model/link/new"});
+    let part = json!({"name": "models", "mountPath": "/a", "subPath": "link/file"});
+    cluster.apply(&[pod("target", json!([model, inner])), pod("source", json!([part]))]).await?;
+    let refused = "cannot mount a volume at /model/link/new: a part of the path is a symbolic link\n";
+    wait_for("the refusal of a path with a link", TIMEOUT, async || {
+        Ok(cluster.log("target").contains(refused).then_some(()))
+    })
+    .await?;
+    let fails = |pod: &Pod| {
+        waits(main_status(pod)).is_some_and(|(reason, message)| {
+            reason == "CreateContainerError" && message.starts_with("volume models: subPath link/file")
+        })
+    };
+    cluster.wait("source", "its container is refused", fails).await?;
+    ensure!(!target.join("new").exists(), "a folder was made outside the volume");
+    for pod in ["target", "source"] {
+        ensure!(!cluster.log(pod).contains("started"), "the container of {pod} must not start");
+        cluster.delete(pod).await?;
+    }
+    fs::remove_file(cluster.path("models/link"))?;
+    Ok(())
+}
+
 /// Runs a pod before its container image exists. The image is then made of another one, with a model in it.
 async fn check_images(cluster: &TestCluster) -> Result<()> {
     let mut container = shell("main", "read -r a < /model/weights; echo \"the image has $a\"", json!({}));
@@ -428,24 +467,57 @@ async fn check_images(cluster: &TestCluster) -> Result<()> {
     cluster.delete("model").await
 }
 
-/// Runs the Prometheus of k8s/monitoring, which must find the dispatcher's pod through the API server.
+/// Runs the Prometheus of k8s/monitoring, which must scrape the dispatcher. Debian's Prometheus is built without the
+/// discovery of pods, so it gets the address of the pod.
 async fn check_prometheus(cluster: &TestCluster) -> Result<()> {
     if !Path::new(PROMETHEUS).is_file() {
         writeln!(std::io::stderr(), "skipped in part: {PROMETHEUS} is not installed")?;
         return Ok(());
     }
     cluster.node.images().gather("prometheus", Path::new(PROMETHEUS))?;
-    cluster.kubectl.apply(&root().join("k8s/monitoring")).await?;
-    cluster.kubectl.run(&["label", "pod", "dispatcher", "app.kubernetes.io/name=roundhouse"]).await?;
-    cluster.kubectl.run(&["rollout", "status", "deployment/prometheus", "--timeout=60s"]).await?;
+    let dispatcher = cluster.wait("dispatcher", "it is ready", is_ready).await?;
+    let dispatcher = dispatcher.status.and_then(|status| status.pod_ip).context("the dispatcher has no address")?;
+    let targets = json!([{"targets": [format!("{dispatcher}:5052")]}]);
+    let job = json!({"job_name": "roundhouse", "scrape_interval": "1s", "static_configs": targets});
+    let configuration = json!({"rule_files": ["rules.yml"], "scrape_configs": [job]});
+    let folder = root().join("k8s/monitoring").display().to_string();
+    let objects = cluster.kubectl.run(&["kustomize", &folder]).await?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&objects)?;
+    let objects = objects.into_iter().filter(|object| {
+        let label = &object["metadata"]["labels"]["app.kubernetes.io/component"];
+        let kind = object["kind"].as_str().unwrap_or_default();
+        label == "prometheus" && ["ConfigMap", "Deployment", "ServiceAccount"].contains(&kind)
+    });
+    let objects = objects.map(|mut object| {
+        if object["kind"] == "ConfigMap" {
+            object["data"]["prometheus.yml"] = configuration.to_string().into();
+        }
+        object
+    });
+    cluster.apply(&objects.collect::<Vec<Value>>()).await?;
     let label = "app.kubernetes.io/component=prometheus";
-    let address = ["get", "pods", "-l", label, "-o", "jsonpath={.items[0].status.podIP}"];
-    let address = format!("{}:9090", cluster.kubectl.run(&address).await?);
+    let name = wait_for("the pod of Prometheus", TIMEOUT, async || {
+        let name = cluster.kubectl.run(&["get", "pods", "-l", label, "-o", "name"]).await?;
+        Ok(name.trim().strip_prefix("pod/").map(str::to_owned))
+    })
+    .await?;
+    let pod = cluster.wait(&name, "it is ready", is_ready).await?;
+    let address = format!("{}:9090", pod.status.and_then(|status| status.pod_ip).context("it has no address")?);
     wait_for("Prometheus to scrape the dispatcher", TIMEOUT, async || {
-        let path = "/api/v1/query?query=up%7Binstance%3D%22dispatcher%22%7D";
-        let (_, answer) = service::fetch::get(&address, path, Duration::from_secs(5)).await?;
+        let (_, answer) = service::fetch::get(&address, "/api/v1/query?query=up", Duration::from_secs(5)).await?;
         let answer: Value = serde_json::from_slice(&answer)?;
         Ok((answer["data"]["result"][0]["value"][1] == "1").then_some(()))
     })
     .await
+}
+
+/// Deletes all pods. Only their logs may stay.
+async fn check_removal(cluster: &TestCluster) -> Result<()> {
+    let folders = || -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(cluster.node.log_folder())?.collect::<std::io::Result<Vec<_>>>()?;
+        Ok(entries.iter().map(std::fs::DirEntry::path).filter(|path| path.is_dir()).collect())
+    };
+    ensure!(!folders()?.is_empty(), "running pods must have folders");
+    cluster.kubectl.run(&["delete", "deployments,pods", "--all", "--timeout=60s"]).await?;
+    wait_for("the removal of the folders of all pods", TIMEOUT, async || Ok(folders()?.is_empty().then_some(()))).await
 }

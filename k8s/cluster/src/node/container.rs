@@ -20,6 +20,9 @@ use tokio::process::{Child, Command};
 /// one file system.
 const MOUNT_POINTS: [&str; 3] = ["image", "scratch", "root"];
 
+/// Where distributions have `chroot`.
+const CHROOT_PATHS: [&str; 3] = ["/usr/sbin/chroot", "/usr/bin/chroot", "/bin/chroot"];
+
 /// The shell script that starts a container. It waits for a line on standard input, which is sent when the shell is in
 /// its control group. It mounts the container image and the volumes, and becomes the program, which has no other file
 /// system. Of all capabilities, it keeps `sys_chroot` alone, which `chroot` needs.
@@ -218,7 +221,7 @@ fn command(
     command.args([format!("KUBERNETES_SERVICE_HOST={host}"), format!("KUBERNETES_SERVICE_PORT={port}")]);
     command.arg("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
     command.args(input.variables.iter().map(|(name, value)| format!("{name}={value}")));
-    command.args(["chroot", ".", &format!("/usr/bin/{program}")]).args(&input.arguments);
+    command.args([chroot()?, ".", &format!("/usr/bin/{program}")]).args(&input.arguments);
     command.env("POD", placement.pod).env("IMAGE", &placement.image.root).env("FILES", files);
     command.env("READ_ONLY", config.is_read_only.to_string());
     command.env("USER_ID", config.user.to_string()).env("GROUP_ID", config.group.to_string());
@@ -228,4 +231,10 @@ fn command(
     command.stdin(Stdio::piped()).stdout(log.try_clone().with_context(opened)?);
     command.stderr(log).kill_on_drop(true);
     Ok(command)
+}
+
+/// The path of `chroot`. Its name alone would be looked for in the container's variable `PATH`, which may have any value.
+fn chroot() -> Result<&'static str> {
+    let found = CHROOT_PATHS.into_iter().find(|path| Path::new(path).is_file());
+    found.with_context(|| format!("find chroot at {}", CHROOT_PATHS.join(" or ")))
 }
