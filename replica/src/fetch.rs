@@ -11,7 +11,7 @@ mod staging;
 mod transfer;
 
 use crate::fetch::archive::Kind;
-use crate::fetch::client::{Client, Variable};
+use crate::fetch::client::Client;
 use crate::fetch::source::Source;
 use crate::fetch::staging::Staging;
 use crate::fetch::transfer::{Limits, Stop};
@@ -77,7 +77,7 @@ struct Job {
 ///
 /// # Errors
 /// If a source cannot be fetched or the directory cannot be written. What this run has written is removed then.
-pub fn run(args: Args, variable: Variable<'_>) -> Result<()> {
+pub fn run(args: Args, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
     telemetry::start(&args.log, &LATENCY_BUCKETS)?;
     let sources = Source::parse_all(&args.sources)?;
     let is_https = |source: &Source| matches!(source, Source::Remote(file) if file.uri.scheme_str() == Some("https"));
@@ -85,23 +85,28 @@ pub fn run(args: Args, variable: Variable<'_>) -> Result<()> {
     let (stop, end_requests) = (Stop::default(), client.end());
     let limits = Limits::new(args.max_size, args.timeout, Instant::now(), stop.clone());
     let job = Job { directory: args.to, sources, client, stall_timeout: args.stall_timeout };
-    let (sender, mut outcome) = oneshot::channel();
-    let work = move || {
-        // The receiver is dropped only if the signals cannot be awaited, and that is the error then.
-        let _no_receiver = sender.send(job.run(limits));
-    };
-    thread::Builder::new().name("fetch".into()).spawn(work).context("start a thread")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
-        let outcome = tokio::select! {
-            outcome = &mut outcome => outcome,
+        let fetch = async {
+            let (sender, outcome) = oneshot::channel();
+            let work = move || {
+                // The receiver is dropped only if signals cannot be awaited, and that is the error then.
+                let _no_receiver = sender.send(job.run(limits));
+            };
+            thread::Builder::new().name("fetch".into()).spawn(work).context("start a thread")?;
+            outcome.await.context("the thread that fetches has ended without a result")?
+        };
+        tokio::pin!(fetch);
+        tokio::select! {
+            // The handlers of the signals are installed before the thread is started.
+            biased;
             signal = shutdown::requested(false) => {
                 let _it_is_the_first = stop.set(signal.context("await signals")?);
                 end_requests();
-                outcome.await
+                fetch.await
             }
-        };
-        outcome.context("the thread that fetches has ended without a result")?
+            outcome = &mut fetch => outcome,
+        }
     })
 }
 

@@ -19,7 +19,7 @@ pub(super) const MAX_REDIRECTS: u32 = 10;
 const AUTHORIZATION: &str = "ROUNDHOUSE_FETCH_AUTHORIZATION";
 
 /// Reads an environment variable.
-pub type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(super) type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Downloads files.
 pub(super) struct Client {
