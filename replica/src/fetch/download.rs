@@ -96,10 +96,9 @@ fn refusal(client: &Client, status: StatusCode, place: &str, body: Body) -> Stri
 /// The message for a request that failed, or a body that broke off.
 fn failure(error: &Error, stall_timeout: Duration) -> String {
     let reach = "check the host and the port, and that this pod may connect to them (NetworkPolicy, HTTPS_PROXY)";
+    let no_host = "the host cannot be found; check its name, and that this pod may ask a DNS server";
     match error {
-        Error::HostNotFound => {
-            "the host cannot be found; check its name, and that this pod may ask a DNS server".into()
-        }
+        Error::HostNotFound => no_host.into(),
         Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
             format!("no connection within {CONNECT_TIMEOUT:?}; {reach}")
         }
@@ -114,7 +113,10 @@ fn failure(error: &Error, stall_timeout: Duration) -> String {
         }
         _ => {
             let text = redacted(&error.to_string());
-            if text.contains("certificate") {
+            // The standard library has no kind for it.
+            if text.contains("failed to lookup address") {
+                no_host.into()
+            } else if text.contains("certificate") {
                 format!("the server cannot be trusted: {text}; name your authority's PEM file with SSL_CERT_FILE")
             } else {
                 text

@@ -187,7 +187,7 @@ mod tests {
             ("https://user:secret@host/a.pth#sha256=HASH", "must have no password"),
             ("https:///a.pth#sha256=HASH", "is no URL"),
             ("https://ho st/a.pth#sha256=HASH", "has no hash"),
-            ("https://host/a{}.pth?sig=secret#sha256=HASH", "is no URL"),
+            ("https://host:port/a.pth?sig=secret#sha256=HASH", "is no URL"),
             ("https://host#sha256=HASH", "is no name for a file"),
             ("https://host/a/#sha256=HASH", "is no name for a file"),
             ("https://host/a%2Fb#sha256=HASH", "is no name for a file"),

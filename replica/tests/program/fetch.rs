@@ -257,6 +257,8 @@ fn hostile_archives_are_refused_and_nothing_is_written() {
         |key: &str, value: &str| [entry(b"x", EntryType::XHeader, &record(key, value)), regular("other", "x")].concat();
     let long_name = entry(b"././@LongLink", EntryType::GNULongName, &vec![b'a'; 3 << 20]);
     let many: Vec<Vec<u8>> = (0..10_001).map(|index| regular(&format!("m/{index}"), "")).collect();
+    let noise: Vec<u8> = (0..10_000_u32).flat_map(|index| Sha256::digest(index.to_le_bytes())).collect();
+    let noise = entry(b"model/noise", EntryType::Regular, &noise);
     let mut damaged = archive(&[other.clone(), regular("model/b", "b")]);
     damaged[1024 + 150] ^= 1;
     let whole = archive(&[other.clone(), regular("model/b", &"b".repeat(5000))]);
@@ -283,30 +285,27 @@ fn hostile_archives_are_refused_and_nothing_is_written() {
         (archive(&many), "more than 10000 entries"),
         (archive(&[other.clone(), posix("size", "99999999999999")]), "more than 16.0 GiB; free"),
         (archive(&[entry(b"model/", EntryType::Directory, b""), regular(".hidden", "x")]), "the archive has no files"),
-        (damaged, "the archive is damaged"),
+        (damaged, "the archive is damaged: archive header checksum mismatch; pack it again"),
+        (gzip(&archive(&[other.clone(), noise]))[..150_000].to_vec(), "the archive is damaged: unexpected end of file"),
         (whole[..whole.len() - 4096].to_vec(), "the archive is cut off"),
-        (gzip(&whole)[..60].to_vec(), "its name ends with .tar.gz"),
-        (b"no archive".to_vec(), "its name ends with .tar.gz, but it is no tar archive"),
-        (vec![0; 10_240], "its name ends with .tar.gz"),
-        (Vec::new(), "its name ends with .tar.gz"),
+        (gzip(&whole)[..60].to_vec(), "its name ends with .gz"),
+        (b"no archive".to_vec(), "its name ends with .gz, but it is no tar archive"),
+        (vec![0; 10_240], "its name ends with .gz"),
+        (Vec::new(), "its name ends with .gz"),
     ];
     let outer = folder();
     let to = outer.path().join("to");
     fs::create_dir(&to).expect("a folder");
     fs::write(to.join("a"), "old").expect("written");
     let before = contents(outer.path());
-    for (bytes, text) in cases {
-        let text = text.replace(".tar.gz", ".gz");
+    for (index, (bytes, text)) in cases.into_iter().enumerate() {
         // What holds for an archive also holds for a compressed one.
-        for bytes in [gzip(&bytes), bytes] {
-            let served = bytes.clone();
-            let server = Server::http(move |_| file(&served));
-            let source = url(&server, "model.tar.gz", &bytes);
-            let ended = fetched(&to, &[&source]);
-            ended.fails(&[&format!("fetch http://{}/model.tar.gz: ", server.address)]);
-            assert!(ended.log.contains(&text) || text.contains(".gz"), "{text}: {}", ended.log);
-            assert_eq!(contents(outer.path()), before, "{text}");
-        }
+        let bytes = if index % 2 == 0 { gzip(&bytes) } else { bytes };
+        let served = bytes.clone();
+        let server = Server::http(move |_| file(&served));
+        let source = url(&server, "model.tar.gz", &bytes);
+        fetched(&to, &[&source]).fails(&[&format!("fetch http://{}/model.tar.gz: ", server.address), text]);
+        assert_eq!(contents(outer.path()), before, "{text}");
     }
 }
 
@@ -472,10 +471,12 @@ fn port(server: &Server) -> &str {
 
 #[test]
 fn certificates_are_checked_with_the_authorities_of_the_system() {
-    let (server, authority) = Server::https(|_| file(b"a"));
+    let (server, authority) = Server::https("ours", |_| file(b"a"));
     let to = folder();
     let (pem, other) = (to.path().join("authority.pem"), to.path().join("other.pem"));
-    fs::write(&pem, authority).and_then(|()| fs::write(&other, Server::https(|_| file(b"")).1)).expect("written");
+    fs::write(&pem, authority)
+        .and_then(|()| fs::write(&other, Server::https("another", |_| file(b"")).1))
+        .expect("written");
     let directory = to.path().join("model");
     let source = url(&server, "a", b"a").replace("http:", "https:");
     let run =

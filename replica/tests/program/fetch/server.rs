@@ -1,6 +1,6 @@
 //! Servers on this machine that `replica fetch` downloads from: HTTP, HTTPS, and a proxy.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
@@ -48,9 +48,10 @@ impl Server {
         Self::start(answer, |stream, serve| serve(stream))
     }
 
-    /// A server with HTTPS for 127.0.0.1, and the PEM of the authority that has signed its certificate.
-    pub(super) fn https(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (Self, String) {
+    /// A server with HTTPS for 127.0.0.1, and the PEM of the authority `name` that has signed its certificate.
+    pub(super) fn https(name: &str, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (Self, String) {
         let mut authority = CertificateParams::default();
+        authority.distinguished_name.push(DnType::CommonName, name);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority =
             CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("a certificate");
