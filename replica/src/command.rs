@@ -1,7 +1,7 @@
 //! The command line of the program: without a command, the replica serves.
 
 use crate::config::Args;
-use crate::{accuracy, quantise};
+use crate::{accuracy, fetch, quantise};
 use clap::{Parser, Subcommand};
 
 /// Classifies images with a residual network, or with any TorchScript classifier.
@@ -23,6 +23,8 @@ pub enum Command {
     Quantize(quantise::Args),
     /// Print how often each precision gives the same classes as f32, and the right ones
     Accuracy(accuracy::Args),
+    /// Download or copy the files of a model into a directory, for --model; an init container runs it
+    Fetch(fetch::Args),
 }
 
 #[cfg(test)]
@@ -35,7 +37,7 @@ mod tests {
     fn the_command_line_is_consistent_and_describes_the_server() {
         Program::command().debug_assert();
         let help = Program::command().render_long_help().to_string();
-        for text in ["Classifies images", "quantize", "accuracy", "--min-agreement", "curl -H"] {
+        for text in ["Classifies images", "quantize", "accuracy", "fetch", "--min-agreement", "curl -H"] {
             assert!(help.contains(text), "{text}: {help}");
         }
     }
@@ -53,6 +55,9 @@ mod tests {
         for (line, expected) in [
             ("replica quantize --calibrate pictures", ErrorKind::MissingRequiredArgument),
             ("replica quantize --calibrate pictures --output weights.pth", ErrorKind::ValueValidation),
+            ("replica fetch --to model", ErrorKind::MissingRequiredArgument),
+            ("replica fetch https://host/a", ErrorKind::MissingRequiredArgument),
+            ("replica fetch --to model --timeout 0s folder", ErrorKind::ValueValidation),
             ("replica accuracy", ErrorKind::MissingRequiredArgument),
             ("replica accuracy --pictures folder --workers 2", ErrorKind::UnknownArgument),
             ("replica quantise", ErrorKind::InvalidSubcommand),

@@ -209,7 +209,7 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 /// Parses a SHA-256 of 64 hexadecimal digits.
-fn sha256(text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn sha256(text: &str) -> Result<[u8; 32], String> {
     let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
     let bytes = digits
         .filter(|digits| digits.len() == 64)

@@ -6,6 +6,7 @@ mod bounded_file;
 pub mod command;
 pub mod config;
 pub mod decode;
+pub mod fetch;
 pub mod handler;
 pub mod image_text;
 pub mod inference_protocol;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Parser;
 use replica::command::{Command, Program};
 use replica::config::{Args, Config};
-use replica::{accuracy, quantise, server};
+use replica::{accuracy, fetch, quantise, server};
 use service::telemetry::{self, latency_buckets};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         None => run_server(serve, main_entered),
         Some(Command::Quantize(args)) => quantise::run(args),
         Some(Command::Accuracy(args)) => accuracy::run(args),
+        Some(Command::Fetch(args)) => fetch::run(args, &|name| std::env::var(name).ok()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Tests of the whole program of a replica, over HTTP.
 
+mod fetch;
 mod forms;
 mod hostile;
 mod inference_protocol;
