@@ -2,10 +2,14 @@
 
 mod ceiling;
 mod connections;
+mod controllers;
 mod faults;
 mod fixture;
+mod model;
 mod privileges;
 mod scaling;
+mod settings;
+mod strangers;
 
 pub use fixture::{Fixture, MAX_REPLICAS, ROLLOUT_TIMEOUT, measure_throughput};
 
@@ -27,6 +31,8 @@ pub enum Check {
     Privileges,
     /// For each pair of pods, the NetworkPolicies permit what must be permitted, and nothing else
     Connections,
+    /// A setting of the operator holds for all programs, and applying the manifests again does not undo it
+    Settings,
     /// 30 s without the API server fail no request and lose no pod; then scaling goes on
     NoApiServer,
     /// `kubectl rollout restart` of the replicas under load fails no request
@@ -41,6 +47,8 @@ pub enum Check {
     Burst,
     /// After the leading scaler was killed, another scaler leads and scales
     KilledLeader,
+    /// A model that comes from a volume, an image or a URL answers a request
+    Model,
 }
 
 /// The kind of cluster that a check needs.
@@ -121,6 +129,8 @@ impl Check {
                 return ClusterRequirement::AnyCluster;
             }
             Self::Connections => "it tries connections from inside pods, so it runs only without --kubeconfig",
+            Self::Settings => "it asks pods for their settings, so it runs only without --kubeconfig",
+            Self::Model => "it puts a model on the node, so it runs only without --kubeconfig",
             Self::KilledPod => "it kills a process on the node, so it runs only without --kubeconfig",
             Self::NoApiServer => "it kills the API server, so it runs only without --kubeconfig",
             Self::Ceiling => "it changes the cores of the node, so it runs only without --kubeconfig",
@@ -133,6 +143,8 @@ impl Check {
         match self {
             Self::Privileges => privileges::check(&fixture.cluster.kubectl).await,
             Self::Connections => connections::check(fixture).await,
+            Self::Settings => settings::check(fixture).await,
+            Self::Model => model::check(fixture).await,
             Self::Burst => scaling::check_burst(fixture).await,
             Self::RollingRestart => faults::check_rolling_restart(fixture, "replica").await,
             Self::RollingDispatchers => faults::check_rolling_restart(fixture, "dispatcher").await,

@@ -1,24 +1,18 @@
 //! Access to a cluster that exists already. The checks run in a new namespace, which is deleted at the end.
 
 use crate::access::{Cluster, ClusterOrigin};
-use crate::images::PROGRAMS;
 use crate::kubectl::Kubectl;
 use crate::paths;
 use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::json;
-use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Time that kubectl waits until the namespace is deleted. Its pods take up to 30 s to drain.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// The prefix of the names of images in k8s/base.
-const IMAGE_PREFIX: &str = "roundhouse";
 
 /// The flags that name an existing cluster, and the manifests to apply to it.
 #[derive(Debug, Clone, clap::Args)]
@@ -98,39 +92,4 @@ pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf
     let kubectl = Kubectl::new(kubeconfig.to_owned(), context, namespace);
     let origin = ClusterOrigin::Existing(TemporaryNamespace::create(kubectl.clone()).await?);
     Ok(Cluster { origin, client, kubectl, folder, folder_lock })
-}
-
-/// Writes a kustomization to `folder`. It moves the manifests of the kustomization in `base` to `namespace`, and
-/// replaces the prefix `roundhouse` of their images by `image_prefix`. Images that `base` has renamed keep their names.
-/// With `architecture`, pods go to nodes of this architecture, whatever the manifests say.
-///
-/// # Errors
-/// If `base` does not exist, or the files cannot be written.
-pub fn write_kustomization(
-    folder: &Path,
-    base: &Path,
-    namespace: &str,
-    image_prefix: Option<&str>,
-    architecture: Option<&str>,
-) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    // kustomize refuses absolute paths, so a link leads to `base`.
-    let base = fs::canonicalize(base).with_context(|| format!("find the kustomization {}", base.display()))?;
-    symlink(&base, folder.join("base")).with_context(|| format!("create a link in {}", folder.display()))?;
-    let images = image_prefix.map(|prefix| {
-        let rename = |name| json!({"name": format!("{IMAGE_PREFIX}/{name}"), "newName": format!("{prefix}/{name}")});
-        PROGRAMS.map(rename)
-    });
-    let patches = architecture.map(|name| {
-        let selector = json!([{"op": "add", "path": "/spec/template/spec/nodeSelector",
-            "value": {"kubernetes.io/arch": name}}]);
-        json!({"target": {"kind": "Deployment"}, "patch": selector.to_string()})
-    });
-    let kustomization = json!({
-        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-        "namespace": namespace, "resources": ["base"], "images": images.iter().flatten().collect::<Vec<_>>(),
-        "patches": patches.iter().collect::<Vec<_>>(),
-    });
-    let path = folder.join("kustomization.yaml");
-    fs::write(&path, kustomization.to_string()).with_context(|| format!("write {}", path.display()))
 }

@@ -14,6 +14,7 @@ pub mod existing;
 pub mod explore;
 pub mod images;
 pub mod kubectl;
+pub mod kustomization;
 pub mod load;
 pub mod local;
 pub mod network;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::process::{Child, Command};
 
 /// loadgen's exit status after a complete run that breached a threshold, or in which this machine sent too late.
@@ -30,6 +31,8 @@ pub struct LoadReport {
     pub errors: BTreeMap<String, u64>,
     /// The share of the offered requests that were answered within the objective, 0 to 1.
     pub attainment: f64,
+    /// The objective.
+    pub objective: Duration,
     /// The 99th percentile of the latency in milliseconds; `None` if no request was answered.
     pub p99_ms: Option<f64>,
     /// The length of the schedule in seconds.
@@ -95,11 +98,29 @@ impl LoadReport {
             failed: count("failed")?,
             errors: errors.filter_map(|(code, count)| Some((code.clone(), count.as_u64()?))).collect(),
             attainment: summary["attainment"].as_f64().context("the report has no summary.attainment")?,
+            objective: report["setup"]["objective_ms"]
+                .as_f64()
+                .map(|milliseconds| Duration::from_secs_f64(milliseconds / 1e3))
+                .context("the report has no setup.objective_ms")?,
             p99_ms: summary["latency_ms"]["p99"].as_f64(),
             length_seconds: report["setup"]["length_seconds"]
                 .as_f64()
                 .context("the report has no setup.length_seconds")?,
         })
+    }
+
+    /// Checks that at least `share` of the requests were answered within the objective.
+    ///
+    /// # Errors
+    /// If fewer were.
+    pub fn ensure_attainment(&self, share: f64) -> Result<()> {
+        let (found, wanted, objective) = (self.attainment * 100.0, share * 100.0, self.objective.as_millis());
+        ensure!(
+            self.attainment >= share,
+            "{found:.1} % of {} requests were answered within {objective} ms, but {wanted:.0} % must be",
+            self.offered
+        );
+        Ok(())
     }
 
     /// Checks that requests were sent and none failed.
@@ -122,7 +143,8 @@ impl LoadReport {
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (offered, failed, percent) = (self.offered, self.failed, self.attainment * 100.0);
-        write!(f, "{offered} requests, {failed} failed, {percent:.1} % within 500 ms")?;
+        let objective = self.objective.as_millis();
+        write!(f, "{offered} requests, {failed} failed, {percent:.1} % within {objective} ms")?;
         self.p99_ms.map_or(Ok(()), |p99| write!(f, ", p99 {p99:.0} ms"))
     }
 }

@@ -7,6 +7,7 @@ use cluster::cgroup::OwnControlGroup;
 use cluster::check::{self, Check, Fixture};
 use cluster::existing::{self, ExistingOptions};
 use cluster::explore::{self, ForwardedPorts};
+use cluster::kustomization::Kustomization;
 use cluster::local::{self, Cores};
 use cluster::network::{IpFamily, Network};
 use cluster::node;
@@ -114,10 +115,11 @@ fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitC
         match task {
             Task::Check(options) => {
                 let cluster = start("check", f64::from(check::MAX_REPLICAS)).await?;
-                let (base, manifests) = (paths::root().join("k8s/base"), cluster.folder.join("manifests"));
-                let namespace = cluster.kubectl.namespace();
-                existing::write_kustomization(&manifests, &base, namespace, None, Some(node::architecture()))?;
-                run_checks(cluster, &manifests, &options.only).await
+                let base = paths::root().join("k8s/base");
+                let mut manifests = Kustomization::new(base, cluster.kubectl.namespace());
+                // The images of the node are made of the programs on this machine.
+                manifests.architecture = Some(node::architecture().into());
+                run_checks(cluster, manifests, &options.only).await
             }
             Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,
             Task::Explore { apply } => {
@@ -144,17 +146,17 @@ async fn check_existing(kubeconfig: &Path, options: &CheckOptions) -> Result<()>
     let cluster = existing::connect(kubeconfig, options.context.clone(), paths::output("check-existing")).await?;
     println!("the checks run in the namespace {}", cluster.kubectl.namespace());
     let base = options.apply.clone().unwrap_or_else(|| paths::root().join("k8s/base"));
-    let manifests = cluster.folder.join("manifests");
-    let prefix = options.image_prefix.as_deref();
-    existing::write_kustomization(&manifests, &base, cluster.kubectl.namespace(), prefix, None)?;
-    run_checks(cluster, &manifests, only).await
+    let mut manifests = Kustomization::new(base, cluster.kubectl.namespace());
+    manifests.image_prefix = options.image_prefix.clone();
+    run_checks(cluster, manifests, only).await
 }
 
-/// Deploys Roundhouse from the kustomization in `manifests` and runs the checks in `only`, or all if `only` is empty.
-async fn run_checks(cluster: Cluster, manifests: &Path, only: &[Check]) -> Result<()> {
+/// Deploys Roundhouse from `manifests` and runs the checks in `only`, or all if `only` is empty.
+async fn run_checks(cluster: Cluster, manifests: Kustomization, only: &[Check]) -> Result<()> {
     let mut fixture = Fixture::deploy(cluster, manifests).await?;
     println!("requests go to {}", fixture.route.url);
-    println!("the throughput of one replica is {:.1} images/s", fixture.replica_throughput);
+    let objective = fixture.objective.as_millis();
+    println!("the throughput of one replica is {:.1} images/s, the objective {objective} ms", fixture.replica_throughput);
     let all = Check::value_variants();
     check::run(&mut fixture, if only.is_empty() { all } else { only }).await
 }

@@ -1,7 +1,7 @@
 //! Tests the manifests that kubectl makes of the kustomizations. They must fit every version of Kubernetes, keep to the
 //! restricted pod security standard, and be consistent with each other.
 
-use cluster::existing::write_kustomization;
+use cluster::kustomization::Kustomization;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -336,8 +336,9 @@ fn every_object_has_the_recommended_labels() {
 fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
     for base in ["k8s/base", "k8s/overlays/minikube"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let written = write_kustomization(folder.path(), &root().join(base), "shop", Some("registry.example/team"), None);
-        written.expect("the kustomization is written");
+        let mut kustomization = Kustomization::new(root().join(base), "shop");
+        kustomization.image_prefix = Some("registry.example/team".into());
+        kustomization.write(folder.path()).expect("the kustomization is written");
         let Some(text) = build(folder.path()) else { return };
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");
         assert!(!objects.is_empty());

@@ -29,15 +29,14 @@ const EXPLANATION_LENGTH: usize = 300;
 
 /// Sends a load that needs more than three replicas, while the node has room for two. The scaler must export this
 /// ceiling as a metric, explain it with the scheduler's reason, and use room that is added.
-pub(super) async fn check(fixture: &Fixture) -> Result<String> {
-    let node = &fixture.cluster.local()?.node;
-    let all_cores = node.cores();
+pub(super) async fn check(fixture: &mut Fixture) -> Result<String> {
+    let all_cores = fixture.cluster.local()?.node.cores();
     // Another number than before, since the same number would start no scaler again.
     fixture.set_max_replicas(MAX_REPLICAS + 1).await?;
     fixture.settle().await?;
     let figures = stop_and_recover(fixture, all_cores).await;
     // Also after a failure, which would otherwise make the next checks fail.
-    node.set_cores(all_cores).await?;
+    fixture.cluster.local()?.node.set_cores(all_cores).await?;
     fixture.set_max_replicas(MAX_REPLICAS).await?;
     figures
 }

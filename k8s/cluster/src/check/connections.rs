@@ -1,6 +1,6 @@
 //! The check of the NetworkPolicies: for each pair of pods, whether one may connect to the other.
 
-use super::{Fixture, ROLLOUT_TIMEOUT};
+use super::{Fixture, ROLLOUT_TIMEOUT, strangers};
 use crate::network::Network;
 use crate::wait::wait_for;
 use anyhow::{Context, Result, ensure};
@@ -47,9 +47,9 @@ pub(super) async fn check(fixture: &Fixture) -> Result<String> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OTHER_NAMESPACE}});
     let items = [
         namespace,
-        stranger(kubectl.namespace(), "stranger", &json!({"app": "stranger"})),
-        stranger(kubectl.namespace(), "prometheus", &labels_of("prometheus")),
-        stranger(OTHER_NAMESPACE, "outside", &labels_of("prometheus")),
+        strangers::pod(kubectl.namespace(), "stranger", &json!({"app": "stranger"})),
+        strangers::pod(kubectl.namespace(), "prometheus", &labels_of("prometheus")),
+        strangers::pod(OTHER_NAMESPACE, "outside", &labels_of("prometheus")),
     ];
     for item in &items {
         let flag = format!("--namespace={}", item["metadata"]["namespace"].as_str().unwrap_or_default());
@@ -125,21 +125,6 @@ fn labels_of(component: &str) -> Value {
     json!({"app.kubernetes.io/name": "roundhouse", "app.kubernetes.io/component": component})
 }
 
-/// A pod with these labels. It runs a dispatcher without replicas, since each program that listens will do.
-fn stranger(namespace: &str, name: &str, labels: &Value) -> Value {
-    let container = json!({"name": "dispatcher", "image": "roundhouse/dispatcher", "imagePullPolicy": "IfNotPresent",
-        "args": ["--listen=[::]:5052", "--replicas=static:127.0.0.1:9"],
-        "ports": [{"name": "http", "containerPort": 5052}],
-        "readinessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1},
-        "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]}}});
-    let security = json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
-        "seccompProfile": {"type": "RuntimeDefault"}});
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
-            "securityContext": security, "containers": [container]}})
-}
-
 /// The address of a pod of each component, of each stranger, of the API server and of the name server.
 async fn addresses(fixture: &Fixture) -> Result<BTreeMap<&'static str, SocketAddr>> {
     let cluster = &fixture.cluster;
@@ -150,11 +135,11 @@ async fn addresses(fixture: &Fixture) -> Result<BTreeMap<&'static str, SocketAdd
         addresses.insert(component, cluster.pod_address(&pod, port).await?);
     }
     for pod in ["prometheus", "stranger"] {
-        addresses.insert(pod, cluster.pod_address(pod, 5052).await?);
+        addresses.insert(pod, cluster.pod_address(pod, strangers::PORT).await?);
     }
     let flag = format!("--namespace={OTHER_NAMESPACE}");
     let outside = cluster.kubectl.run(&[&flag, "get", "pod", "outside", "-o", "jsonpath={.status.podIP}"]).await?;
-    addresses.insert("outside", SocketAddr::new(outside.parse().context("the pod outside has no address")?, 5052));
+    addresses.insert("outside", SocketAddr::new(outside.parse().context("the pod outside has no address")?, strangers::PORT));
     let family = cluster.local()?.node.network().family;
     addresses.insert("api", (cluster.service_address_in("default", "kubernetes").await?, 443).into());
     addresses.insert("dns", (family.dns_address(), 53).into());

@@ -2,14 +2,19 @@
 
 use super::LIGHT_LOAD;
 use crate::access::{Cluster, ClusterOrigin};
+use crate::kustomization::Kustomization;
 use crate::load::{LoadReport, LoadgenProcess};
 use crate::route::{self, Route};
 use crate::wait::wait_for;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use std::path::Path;
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// The Deployments of Roundhouse.
+const DEPLOYMENTS: [&str; 3] = ["dispatcher", "replica", "scaler"];
 
 /// Time in which the pods of a Deployment must be replaced and ready.
 pub const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -24,10 +29,26 @@ const GET_TIMEOUT: Duration = Duration::from_secs(2);
 /// time; the check of the ceiling allows one more.
 pub const MAX_REPLICAS: u32 = 4;
 
+/// The ConfigMap with the settings of a cluster's operator.
+const SETTINGS: &str = "roundhouse-settings";
+
+/// The least objective of the checks, which is the one in k8s/base.
+const LEAST_OBJECTIVE: Duration = Duration::from_millis(500);
+
+/// The objective as a multiple of the service time of one replica. On a slow machine, the objective of k8s/base would be
+/// two or three service times, and the law would want several replicas for the lightest load.
+const OBJECTIVE_SERVICE_TIMES: f64 = 8.0;
+
 /// A cluster on which Roundhouse runs.
 pub struct Fixture {
     /// The cluster on which Roundhouse runs.
     pub cluster: Cluster,
+    /// The manifests of Roundhouse.
+    pub manifests: Kustomization,
+    /// The settings in the ConfigMap of the operator.
+    pub settings: BTreeMap<&'static str, String>,
+    /// The objective of dispatchers, scalers and loads.
+    pub objective: Duration,
     /// The route to the dispatcher.
     pub route: Route,
     /// The measured throughput of one replica, in images per second.
@@ -35,30 +56,79 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Applies the kustomization in `manifests`, waits until all Deployments are ready, and measures one replica.
+    /// Applies `manifests`, waits until all Deployments are ready, measures one replica, and sets the objective.
     ///
     /// # Errors
     /// If a Deployment does not become ready, or the replica does not answer.
-    pub async fn deploy(cluster: Cluster, manifests: &Path) -> Result<Self> {
-        cluster.kubectl.apply(manifests).await.with_context(|| format!("apply {}", manifests.display()))?;
+    pub async fn deploy(cluster: Cluster, manifests: Kustomization) -> Result<Self> {
+        let mut settings = BTreeMap::new();
         if let ClusterOrigin::Local(_) = cluster.origin {
-            set_max(&cluster, MAX_REPLICAS).await?;
+            settings.insert("ROUNDHOUSE_MAX", MAX_REPLICAS.to_string());
+            write_settings(&cluster, &settings).await?;
         }
-        for deployment in ["dispatcher", "replica", "scaler"] {
+        let folder = cluster.folder.join("manifests");
+        manifests.write(&folder)?;
+        cluster.kubectl.apply(&folder).await.with_context(|| format!("apply {}", manifests.base.display()))?;
+        for deployment in DEPLOYMENTS {
             cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
         }
         let route = Route::to_dispatcher(&cluster).await?;
         let replica_throughput = measure_throughput(&cluster, &route).await?;
-        Ok(Self { cluster, route, replica_throughput })
+        let objective = objective(replica_throughput);
+        let mut fixture = Self { cluster, manifests, settings, objective, route, replica_throughput };
+        if objective > LEAST_OBJECTIVE {
+            let text = format!("{}ms", objective.as_millis());
+            fixture.set("ROUNDHOUSE_OBJECTIVE", text, &["dispatcher", "scaler"]).await?;
+        }
+        Ok(fixture)
     }
 
     /// Sets the scaler's `--max`, and waits until the scalers have started again.
     ///
     /// # Errors
     /// If the new scalers do not become ready.
-    pub async fn set_max_replicas(&self, max: u32) -> Result<()> {
-        set_max(&self.cluster, max).await?;
-        self.cluster.wait_for_rollout("scaler", ROLLOUT_TIMEOUT).await
+    pub async fn set_max_replicas(&mut self, max: u32) -> Result<()> {
+        self.set("ROUNDHOUSE_MAX", max.to_string(), &["scaler"]).await
+    }
+
+    /// Changes a setting as an operator would: in the ConfigMap, and by a restart of the Deployments that read it.
+    ///
+    /// # Errors
+    /// If the new pods do not become ready.
+    pub async fn set(&mut self, name: &'static str, value: String, deployments: &[&str]) -> Result<()> {
+        self.settings.insert(name, value);
+        write_settings(&self.cluster, &self.settings).await?;
+        for deployment in deployments {
+            self.cluster.kubectl.run(&["rollout", "restart", &format!("deployment/{deployment}")]).await?;
+        }
+        for deployment in deployments {
+            self.cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the manifests again. `name` is the name of a new folder for them.
+    ///
+    /// # Errors
+    /// If a Deployment does not become ready.
+    pub async fn apply(&self, name: &str, manifests: &Kustomization) -> Result<()> {
+        let folder = self.cluster.folder.join(name);
+        manifests.write(&folder)?;
+        self.cluster.kubectl.apply(&folder).await.with_context(|| format!("apply {}", folder.display()))?;
+        for deployment in DEPLOYMENTS {
+            self.cluster.wait_for_rollout(deployment, ROLLOUT_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts `loadgen run` with the objective and `flags`. The report goes to `NAME.json` in the cluster's folder.
+    ///
+    /// # Errors
+    /// If loadgen cannot be started.
+    pub fn start_loadgen(&self, name: &str, flags: &[&str]) -> Result<LoadgenProcess> {
+        let objective = format!("--objective={}ms", self.objective.as_millis());
+        let report = self.cluster.folder.join(format!("{name}.json"));
+        LoadgenProcess::start(&self.route.url, &[&[&objective, "--generate=60"], flags].concat(), report)
     }
 
     /// Starts an open-loop load at `factor` times the throughput of one replica. It lasts until it is stopped, and 15
@@ -68,8 +138,7 @@ impl Fixture {
     /// If loadgen cannot be started.
     pub fn start_load(&self, name: &str, factor: f64) -> Result<LoadgenProcess> {
         let rate = format!("--rate={:.1}", self.replica_throughput * factor);
-        let report = self.cluster.folder.join(format!("{name}.json"));
-        LoadgenProcess::start(&self.route.url, &[&rate, "--duration=900s", "--generate=60"], report)
+        self.start_loadgen(name, &[&rate, "--duration=900s"])
     }
 
     /// Waits until at least `count` replicas are ready.
@@ -152,9 +221,16 @@ impl Fixture {
     }
 }
 
-async fn set_max(cluster: &Cluster, max: u32) -> Result<()> {
-    let variable = format!("ROUNDHOUSE_MAX={max}");
-    cluster.kubectl.run(&["set", "env", "deployment/scaler", &variable]).await.map(drop)
+/// Writes the ConfigMap with the settings of the operator.
+async fn write_settings(cluster: &Cluster, settings: &BTreeMap<&'static str, String>) -> Result<()> {
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": SETTINGS}, "data": settings});
+    cluster.kubectl.run_with_input(&["apply", "-f", "-"], &object.to_string()).await.map(drop)
+}
+
+/// The objective of the checks on a machine where one replica answers `throughput` images per second, in whole 50 ms.
+fn objective(throughput: f64) -> Duration {
+    let steps = (OBJECTIVE_SERVICE_TIMES / throughput / 0.05).ceil();
+    Duration::from_secs_f64(steps * 0.05).max(LEAST_OBJECTIVE)
 }
 
 /// The number of restarts of the containers of a pod.
@@ -189,4 +265,16 @@ pub async fn measure_throughput(cluster: &Cluster, route: &Route) -> Result<f64>
         LoadgenProcess::start(&url, &flags, cluster.folder.join("throughput.json"))?.finish().await?;
     report.ensure_no_failures().context("measure one replica")?;
     Ok(report.offered as f64 / report.length_seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_objective_is_longer_on_a_slow_machine() {
+        for (throughput, milliseconds) in [(100.0, 500), (16.0, 500), (10.0, 800), (7.0, 1150)] {
+            assert_eq!(objective(throughput).as_millis(), milliseconds, "{throughput} images/s");
+        }
+    }
 }
