@@ -1,13 +1,14 @@
 //! A Prometheus with the configuration of k8s/monitoring. Only the discovery of pods is replaced by fixed targets, with
 //! the labels that Kubernetes would give them.
 
-use crate::{monitoring, print_skipped, read};
+use crate::{TIMEOUT, monitoring, print_skipped, read};
 use harness::http;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A running program of Prometheus's project, which is killed when this value is dropped.
 pub(crate) struct Daemon {
@@ -65,7 +66,7 @@ impl Drop for Daemon {
 pub(crate) struct Prometheus(Daemon);
 
 impl Prometheus {
-    /// Starts Prometheus and waits until it listens. `None` if Prometheus is not installed.
+    /// Starts Prometheus and waits until it answers queries. `None` if Prometheus is not installed.
     pub(crate) fn start(folder: &Path, config: &Value) -> Option<Self> {
         let file = folder.join("prometheus.yml");
         fs::write(&file, config.to_string()).expect("the configuration can be written");
@@ -79,7 +80,13 @@ impl Prometheus {
             format!("--storage.tsdb.path={}", data.display()),
             "--web.listen-address=127.0.0.1:0".to_owned(),
         ];
-        Daemon::start(&["prometheus"], "prometheus", &arguments).map(Self)
+        let daemon = Daemon::start(&["prometheus"], "prometheus", &arguments)?;
+        let start = Instant::now();
+        while http::get(&format!("{}/-/ready", daemon.url)).is_err() {
+            assert!(start.elapsed() < TIMEOUT, "Prometheus is ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(Self(daemon))
     }
 
     /// The current values of an expression.

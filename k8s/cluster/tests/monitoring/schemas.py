@@ -1,7 +1,7 @@
-"""Compares files with published schemas, and prints what does not fit.
+"""Compares files with published schemas. Prints a JSON list with the faults of each file.
 
-    schemas.py dashboard FILE           a dashboard, with Grafana's schema (grafana-foundation-sdk)
-    schemas.py custom-resources FILE    PodMonitors and PrometheusRules, with the schema of the Prometheus Operator (cloudcoil)
+    schemas.py dashboard FILE…           dashboards, with Grafana's schema (grafana-foundation-sdk)
+    schemas.py custom-resources FILE…    PodMonitors and PrometheusRules, with the Prometheus Operator's schema (cloudcoil)
 
 The libraries ignore fields that they do not know, so each file is read, written again and compared.
 """
@@ -94,11 +94,12 @@ def custom_resource_faults(text):
 
 def main():
     commands = {"dashboard": dashboard_faults, "custom-resources": custom_resource_faults}
-    _, command, path = sys.argv
-    with open(path, encoding="utf-8") as file:
-        faults = list(commands[command](file.read()))
-    print("\n".join(faults))
-    sys.exit(1 if faults else 0)
+    _, command, *paths = sys.argv
+    faults = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            faults.append(list(commands[command](file.read())))
+    print(json.dumps(faults))
 
 
 if __name__ == "__main__":
