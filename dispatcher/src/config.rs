@@ -45,6 +45,10 @@ pub struct Args {
     /// Time within which requests should be answered; a request that can no longer be answered within it is late
     #[arg(long, env = "ROUNDHOUSE_OBJECTIVE", default_value = "500ms", value_parser = positive_duration)]
     pub objective: Duration,
+    /// Share of requests that should be answered within the objective, above 0 and below 1; alerts read it from
+    /// dispatcher_objective_ratio, and nothing else depends on it
+    #[arg(long, env = "ROUNDHOUSE_ATTAINMENT", default_value_t = 0.99, value_parser = attainment)]
+    pub attainment: f64,
     /// Rule by which a replica is chosen among those with a free slot
     #[arg(long, env = "ROUNDHOUSE_BALANCE", value_enum, default_value = "round-robin")]
     pub balance: Balance,
@@ -101,6 +105,8 @@ pub struct Config {
     pub settings: DispatchSettings,
     /// The time within which requests should be answered.
     pub objective: Duration,
+    /// The share of requests that should be answered within the objective, above 0 and below 1.
+    pub attainment: f64,
     /// The largest number of bytes that all requests may hold together.
     pub queue_bytes: usize,
     /// The part of these bytes that is divided between the tenants, so that each has bytes that no other can take.
@@ -159,6 +165,7 @@ impl TryFrom<Args> for Config {
                 hedge: args.hedge,
             },
             objective: args.objective,
+            attainment: args.attainment,
             queue_bytes: args.queue_bytes as usize,
             // What is left holds the largest request of any tenant.
             tenant_bytes: (args.queue_bytes / 2).min(args.queue_bytes - largest_request) as usize,
@@ -174,6 +181,12 @@ impl TryFrom<Args> for Config {
             drain: DrainConfig { delay: drain_delay, grace, exit_with_parent: args.process.exit_with_parent },
         })
     }
+}
+
+/// Parses a share above 0 and below 1. With 1, the error budget would be 0, and one late request would raise every alert.
+fn attainment(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if share > 0.0 && share < 1.0 { Ok(share) } else { Err("must be above 0 and below 1, such as 0.99".into()) }
 }
 
 /// Parses a share, 0 to 1.
@@ -213,6 +226,12 @@ mod tests {
             (["--objective", "0s"], "--objective"),
             (["--objective", "6s"], "--deadline"),
             (["--admin-listen", "there"], "there"),
+            (["--attainment", "0"], "--attainment"),
+            (["--attainment", "1"], "--attainment"),
+            (["--attainment", "99"], "such as 0.99"),
+            (["--attainment", "-0.5"], "-0.5"),
+            (["--attainment", "NaN"], "--attainment"),
+            (["--attainment", "most"], "most"),
             (["--slow-log", "0s"], "--slow-log"),
             (["--trace-ratio", "1.5"], "--trace-ratio"),
             (["--trace-ratio", "NaN"], "--trace-ratio"),

@@ -13,7 +13,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let args = Args::parse();
-    let buckets = latency_buckets(Some(args.objective), args.request_limits.deadline);
+    // An upload takes --body-timeout at most, and everything else --deadline.
+    let longest = args.request_limits.deadline.max(args.request_limits.body_timeout);
+    let buckets = latency_buckets(Some(args.objective), longest);
     let metrics = telemetry::start(&args.process.log, &buckets)?;
     let config = Config::try_from(args)?;
     service::descriptors::raise();

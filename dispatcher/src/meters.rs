@@ -4,9 +4,9 @@
 use crate::failure::AttemptFailure;
 use crate::load_statistics::LoadStatistics;
 use crate::metrics::{
-    BUILD_INFO, CAPACITY, EJECTIONS, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT,
-    REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED, TENANT_REQUESTS, UPLOAD_DURATION,
-    UPSTREAM_DURATION, UPTIME, VERDICTS,
+    BUILD_INFO, CAPACITY, EJECTIONS, ENQUEUED, EXPIRED, FULL_WORK, HEDGES, OBJECTIVE, OBJECTIVE_RATIO,
+    QUEUE_LATE_LENGTH, QUEUE_LENGTH, QUEUE_WAIT, REPLICA_WORK, REPLICAS, REQUEST_DURATION, REQUESTS, RETRIES, SHED,
+    TENANT_REQUESTS, UPLOAD_DURATION, UPSTREAM_DURATION, UPTIME, VERDICTS,
 };
 use crate::outcome::{Outcome, Verdict};
 use crate::queue::Queue;
@@ -72,7 +72,11 @@ pub struct RequestMeters {
 
 impl RequestMeters {
     /// Looks up the handles. All counters exist from now on, since a rate over a counter that begins at 1 is too small.
-    pub fn new(objective: Duration) -> Self {
+    /// `attainment` is the share of requests that should be answered within `objective`. Both are exported, so that
+    /// alerts and dashboards follow the flags.
+    pub fn new(objective: Duration, attainment: f64) -> Self {
+        gauge!(OBJECTIVE).set(objective.as_secs_f64());
+        gauge!(OBJECTIVE_RATIO).set(attainment);
         for reason in ShedReason::ALL {
             counter!(SHED, "reason" => reason.as_str()).absolute(0);
         }

@@ -24,6 +24,11 @@ pub const RETRIES: &str = "dispatcher_retries_total";
 /// Counter by `verdict`: requests that have ended, by whether they count for or against the objective.
 pub const VERDICTS: &str = "dispatcher_request_verdicts_total";
 
+/// Gauge in seconds: the time within which requests should be answered, `--objective`.
+pub const OBJECTIVE: &str = "dispatcher_objective_seconds";
+/// Gauge, above 0 and below 1: the share of requests that should be answered within the objective, `--attainment`.
+pub const OBJECTIVE_RATIO: &str = "dispatcher_objective_ratio";
+
 /// Gauge by `version`: always 1.
 pub const BUILD_INFO: &str = "dispatcher_build_info";
 
@@ -79,7 +84,7 @@ const fn row(name: &'static str, kind: MetricKind, help: &'static str) -> Metric
 }
 
 /// Every metric that the dispatcher exports. `docs/api.md` lists the same metrics.
-pub const ALL: [MetricDescription; 25] = [
+pub const ALL: [MetricDescription; 27] = [
     row(QUEUE_LENGTH, MetricKind::Gauge, "Requests waiting in the queue, late ones included."),
     row(QUEUE_LATE_LENGTH, MetricKind::Gauge, "Waiting requests that can no longer meet the objective."),
     row(ENQUEUED, MetricKind::Counter, "Requests admitted to the queue."),
@@ -87,7 +92,14 @@ pub const ALL: [MetricDescription; 25] = [
     row(
         VERDICTS,
         MetricKind::Counter,
-        "Requests by verdict: good and late answers, failed, shed, refused, gave_up (left late) or cancelled (left early).",
+        "Requests by verdict: good, late, failed, shed, gave_up (left without an answer), refused (invalid) or cancelled \
+         (left within a tenth of the objective); the last two are not counted for an objective.",
+    ),
+    row(OBJECTIVE, MetricKind::Gauge, "Seconds within which requests should be answered (--objective)."),
+    row(
+        OBJECTIVE_RATIO,
+        MetricKind::Gauge,
+        "Share of requests that should be answered within the objective (--attainment).",
     ),
     row(
         REQUEST_DURATION,

@@ -4,6 +4,11 @@
 use service::wire::Code;
 use std::time::Duration;
 
+/// The part of the objective within which a client that leaves has not waited for the service: a tenth. A client that
+/// leaves sooner has got its answer elsewhere, or its user has moved on, since it cannot expect an answer that fast. If
+/// all who leave within the objective were left out, clients that give up shortly before it would hide an outage.
+const UNCOUNTED_PART: u32 = 10;
+
 /// The way in which a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -43,13 +48,14 @@ impl Outcome {
         }
     }
 
-    /// The verdict on a request that ended by this outcome, `elapsed` after it was accepted.
+    /// The verdict on a request that ended by this outcome, `elapsed` after it was accepted. `elapsed` is zero if it never
+    /// was, for example because the client left during the upload.
     pub fn verdict(self, elapsed: Duration, objective: Duration) -> Verdict {
         let in_time = elapsed <= objective;
         match self {
             Self::Classified if in_time => Verdict::Good,
             Self::Classified => Verdict::Late,
-            Self::ClientGone if in_time => Verdict::Cancelled,
+            Self::ClientGone if elapsed < objective / UNCOUNTED_PART => Verdict::Cancelled,
             Self::ClientGone => Verdict::GaveUp,
             Self::Failed(Code::QueueFull | Code::Overloaded) => Verdict::Shed,
             Self::Failed(Code::Poison) => Verdict::Failed,
@@ -73,9 +79,9 @@ pub enum Verdict {
     Shed,
     /// The request was not one that the service answers: malformed, too large, or without a valid token.
     Refused,
-    /// The client left after the objective had passed.
+    /// The client waited for at least a tenth of the objective, and left without an answer.
     GaveUp,
-    /// The client left within the objective.
+    /// The client left within a tenth of the objective, or before its whole request had arrived.
     Cancelled,
 }
 
@@ -111,10 +117,14 @@ mod tests {
     fn an_objective_counts_what_the_service_could_have_answered() {
         let objective = Duration::from_millis(500);
         let (in_time, late) = (objective, objective + Duration::from_nanos(1));
+        let waited = Duration::from_millis(50);
         for (outcome, elapsed, expected) in [
             (Outcome::Classified, in_time, Verdict::Good),
             (Outcome::Classified, late, Verdict::Late),
-            (Outcome::ClientGone, in_time, Verdict::Cancelled),
+            (Outcome::ClientGone, Duration::ZERO, Verdict::Cancelled),
+            (Outcome::ClientGone, waited - Duration::from_nanos(1), Verdict::Cancelled),
+            (Outcome::ClientGone, waited, Verdict::GaveUp),
+            (Outcome::ClientGone, in_time, Verdict::GaveUp),
             (Outcome::ClientGone, late, Verdict::GaveUp),
             (Outcome::Failed(Code::Overloaded), in_time, Verdict::Shed),
             (Outcome::Failed(Code::QueueFull), in_time, Verdict::Shed),

@@ -82,7 +82,7 @@ async fn serve(config: Config, recorder: PrometheusHandle) -> Result<(Arc<Reques
         body_limits: config.request_limits.body(readiness.clone()),
         memory_budget,
         request_limits: config.request_limits,
-        meters: RequestMeters::new(config.objective),
+        meters: RequestMeters::new(config.objective, config.attainment),
     });
     let plain = Arc::new(PlainHandler(handler.clone()));
     let handle = move |request| handler.handle(request);

@@ -10,7 +10,6 @@ mod source;
 mod staging;
 mod transfer;
 
-use crate::fetch::archive::Kind;
 use crate::fetch::client::Client;
 use crate::fetch::source::Source;
 use crate::fetch::staging::Staging;
@@ -124,8 +123,8 @@ impl Job {
                     let mut fetch = || {
                         download::download(&self.client, file, &scratch, &mut limits, self.stall_timeout)?;
                         match archive::kind(&scratch, &file.name)? {
-                            Kind::Plain => tree.adopt(&scratch, Path::new(&file.name)),
-                            kind => {
+                            None => tree.adopt(&scratch, Path::new(&file.name)),
+                            Some(kind) => {
                                 archive::unpack(&scratch, kind, &mut tree, &mut limits)?;
                                 tree.leave_out_top_folder();
                                 std::fs::remove_file(&scratch).context("remove the archive")

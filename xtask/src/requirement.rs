@@ -69,6 +69,13 @@ const KSERVE: Environment =
 const KUBERNETES_VALIDATE: Environment =
     Environment { name: "kubernetes-validate", packages: &["kubernetes-validate==1.37.0"], download: "about 30 MB" };
 
+/// The schemas of Grafana's dashboards and of the Prometheus Operator's objects; see `k8s/cluster/tests/monitoring/schemas.py`.
+const MONITORING_SCHEMAS: Environment = Environment {
+    name: "monitoring-schemas",
+    packages: &["grafana-foundation-sdk==1769699241", "cloudcoil.models.prometheus-operator==0.80.1.0"],
+    download: "about 10 MB",
+};
+
 const CONTROL_PLANE_PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The requirements of the build.
@@ -100,12 +107,19 @@ const BUILD: [Requirement; 4] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 17] = [
+const TESTS: [Requirement; 19] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
         is_met: || are_in_path(&["prometheus", "promtool"]),
         remedy: debian(&["prometheus"], Some("brew install prometheus")),
+    },
+    Requirement {
+        name: "alertmanager",
+        needed_by: "the test that an alert reaches its receiver",
+        // Debian's package gives the program another name.
+        is_met: || ["prometheus-alertmanager", "alertmanager"].iter().any(|name| are_in_path(&[name])),
+        remedy: debian(&["prometheus-alertmanager"], Some("brew install alertmanager")),
     },
     Requirement {
         name: "libfaketime",
@@ -205,6 +219,12 @@ const TESTS: [Requirement; 17] = [
         needed_by: "the test of the manifests' schemas",
         is_met: || KUBERNETES_VALIDATE.is_made(),
         remedy: Remedy::Python(KUBERNETES_VALIDATE),
+    },
+    Requirement {
+        name: "monitoring-schemas",
+        needed_by: "the tests of the dashboard's schema and of the Prometheus Operator's objects",
+        is_met: || MONITORING_SCHEMAS.is_made(),
+        remedy: Remedy::Python(MONITORING_SCHEMAS),
     },
 ];
 

@@ -339,6 +339,43 @@ async fn counters_exist_from_the_start_and_a_replica_cannot_add_labels() {
 }
 
 #[tokio::test]
+async fn the_objective_is_exported_and_buckets_reach_the_longest_time() {
+    let stub = StubReplica::start(StubBehavior::Prompt).await;
+    for (flags, seconds, ratio, bound) in [
+        (vec![], 0.5, 0.99, "16"),
+        (vec!["--objective=2s", "--attainment=0.9", "--deadline=100s"], 2.0, 0.9, "128"),
+        (vec!["--objective=7s", "--attainment=0.999", "--deadline=15s", "--body-timeout=1s"], 7.0, 0.999, "16"),
+    ] {
+        let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+        assert_eq!(dispatcher.metric("dispatcher_objective_seconds").await, seconds, "{flags:?}");
+        assert_eq!(dispatcher.metric("dispatcher_objective_ratio").await, ratio, "{flags:?}");
+        assert_eq!(dispatcher.post(&[]).await.status, 200);
+        for histogram in ["request_duration", "upload_duration", "queue_wait", "upstream_duration", "replica_work"] {
+            let name = format!("dispatcher_{histogram}_seconds_bucket{{le=\"{bound}\"}}");
+            assert_eq!(dispatcher.metric(&name).await, 1.0, "{flags:?}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_counts_against_the_objective_and_one_that_leaves_at_once_does_not() {
+    let stub = StubReplica::start(StubBehavior::Gated(Arc::new(Semaphore::new(0)))).await;
+    for (flags, verdict) in [
+        // The client leaves after two fifths of the objective, or later on a slow machine.
+        (["--objective=1s", "--deadline=1h"], "gave_up"),
+        // A tenth of this objective is 6 minutes.
+        (["--objective=1h", "--deadline=1h"], "cancelled"),
+    ] {
+        let dispatcher = RunningDispatcher::start(&stub::static_list(&[&stub]), &flags).await;
+        let given_up = tokio::time::timeout(Duration::from_millis(400), dispatcher.post(&[])).await;
+        assert!(given_up.is_err(), "the stub holds the request");
+        while dispatcher.metric("dispatcher_requests_total{code=\"client_gone\"}").await == 0.0 {}
+        let name = format!("dispatcher_request_verdicts_total{{verdict=\"{verdict}\"}}");
+        assert_eq!(dispatcher.metric(&name).await, 1.0, "{flags:?}: {name}");
+    }
+}
+
+#[tokio::test]
 async fn each_replica_has_its_own_counts_and_an_ejection_its_reason() {
     let good = StubReplica::start(StubBehavior::Prompt).await;
     let bad = StubReplica::start(StubBehavior::Status(StatusCode::INTERNAL_SERVER_ERROR)).await;

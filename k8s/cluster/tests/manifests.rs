@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -41,7 +42,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folders of all kustomizations.
+/// The folders of all kustomizations that are complete, unlike components.
 fn kustomizations() -> Vec<PathBuf> {
     let k8s = root().join("k8s");
     let overlays = fs::read_dir(k8s.join("overlays")).expect("there are overlays").flatten();
@@ -64,15 +65,40 @@ fn build(folder: &Path) -> Option<String> {
     Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
-/// The manifests of all kustomizations; `None` if kubectl is not installed.
+/// The YAML that kubectl makes of k8s/base with the component in a folder; `None` if kubectl is not installed.
+fn build_with_component(component: &Path) -> Option<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // kustomize refuses absolute paths, so links lead to the folders.
+    for (name, to) in [("base", &root().join("k8s/base")), ("component", &component.to_owned())] {
+        symlink(fs::canonicalize(to).expect("the folder exists"), folder.path().join(name)).expect("linked");
+    }
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "namespace": "roundhouse", "resources": ["base"], "components": ["component"],
+    });
+    fs::write(folder.path().join("kustomization.yaml"), kustomization.to_string()).expect("written");
+    build(folder.path())
+}
+
+/// The manifests of all kustomizations, and of k8s/base with each component; `None` if kubectl is not installed.
 fn all_manifests() -> Option<Vec<Manifest>> {
+    let components = fs::read_dir(root().join("k8s/components")).expect("there are components").flatten();
+    let components: Vec<PathBuf> = components.map(|component| component.path()).collect();
+    assert!(!components.is_empty());
+    let with_component = components.into_iter().map(|path| (build_with_component(&path), path));
+    let complete = kustomizations().into_iter().map(|path| (build(&path), path));
     let mut all = Vec::new();
-    for path in kustomizations() {
-        let objects: Vec<Value> = serde_saphyr::from_multiple(&build(&path)?).expect("kubectl writes YAML");
+    for (text, path) in complete.chain(with_component) {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text?).expect("kubectl writes YAML");
         let folder = path.strip_prefix(root()).expect("below the root").display().to_string();
         all.extend(objects.into_iter().map(|object| Manifest { folder: folder.clone(), object }));
     }
     Some(all)
+}
+
+/// Whether an object is one of the Prometheus Operator, which the schemas of Kubernetes do not have.
+fn is_of_operator(object: &Value) -> bool {
+    object["apiVersion"] == "monitoring.coreos.com/v1"
 }
 
 /// The manifests of a kind.
@@ -129,11 +155,11 @@ fn manifests_fit_the_schemas_of_every_version() {
     let newest = validator.newest_minor();
     assert!(newest > OLDEST_MINOR, "{newest}");
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(all) = all_manifests() else { return };
     let mut files = Vec::new();
-    for kustomization in kustomizations() {
-        let Some(text) = build(&kustomization) else { return };
+    for manifest in all.iter().filter(|manifest| !is_of_operator(&manifest.object)) {
         let file = folder.path().join(format!("{}.yaml", files.len()));
-        fs::write(&file, text).expect("written");
+        fs::write(&file, manifest.object.to_string()).expect("written");
         files.push(file);
     }
     for minor in OLDEST_MINOR..=newest {
@@ -293,6 +319,7 @@ fn selectors_select_pods() {
         ("PodDisruptionBudget", "/spec/selector/matchLabels"),
         ("NetworkPolicy", "/spec/podSelector/matchLabels"),
         ("Deployment", "/spec/selector/matchLabels"),
+        ("PodMonitor", "/spec/selector/matchLabels"),
     ] {
         for manifest in of_kind(&all, kind) {
             let selector = manifest.object.pointer(pointer).expect("a selector");
@@ -305,8 +332,25 @@ fn selectors_select_pods() {
 fn only_dispatchers_and_prometheus_may_connect_to_replicas() {
     let Some(all) = all_manifests() else { return };
     let policies = of_kind(&all, "NetworkPolicy");
-    let of_replicas: Vec<_> = policies.into_iter().filter(|policy| policy.has_name("replica")).collect();
+    let (of_replicas, others): (Vec<_>, Vec<_>) = policies.into_iter().partition(|policy| policy.has_name("replica"));
     assert!(!of_replicas.is_empty());
+    // Policies add up, so no other policy may admit more than a Prometheus in another namespace.
+    let replica = json!({"app.kubernetes.io/name": "roundhouse", "app.kubernetes.io/component": "replica"});
+    let other = others.into_iter().filter(|policy| {
+        let selector = policy.object["spec"]["podSelector"]["matchLabels"].as_object().expect("labels");
+        selector.iter().all(|(key, value)| &replica[key] == value)
+    });
+    let other: Vec<_> = other.collect();
+    assert!(!other.is_empty());
+    for policy in other {
+        let peers = json!([{
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+        }]);
+        let (spec, place) = (&policy.object["spec"], policy.place());
+        assert_eq!(spec["ingress"], json!([{"from": peers, "ports": [{"port": "http"}]}]), "{place}");
+        assert!(spec["egress"].is_null() && spec["policyTypes"] == json!(["Ingress"]), "{place}");
+    }
     for policy in of_replicas {
         let (spec, place) = (&policy.object["spec"], policy.place());
         let [rule] = &spec["ingress"].as_array().expect("rules")[..] else { panic!("{place}: one rule is expected") };

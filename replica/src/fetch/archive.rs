@@ -28,32 +28,30 @@ const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 /// Endings of archives. A file with one of them that cannot be unpacked is refused, because a replica could not use it.
 const ENDINGS: [&str; 10] = [".tar", ".tgz", ".gz", ".zip", ".zst", ".tzst", ".xz", ".txz", ".bz2", ".7z"];
 
-/// What a file is, by its content.
+/// The kinds of archives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A tar archive.
     Tar,
     /// A tar archive that is compressed by gzip.
     TarGz,
-    /// Any other file.
-    Plain,
 }
 
-/// Finds out what the file is.
+/// Finds out by its content whether the file is an archive.
 ///
 /// # Errors
 /// If it cannot be read, or its `name` is that of an archive that cannot be unpacked.
-pub(super) fn kind(path: &Path, name: &str) -> Result<Kind> {
+pub(super) fn kind(path: &Path, name: &str) -> Result<Option<Kind>> {
     let open = || File::open(path).with_context(|| format!("read {}", path.display()));
     let beginning = beginning(open()?).with_context(|| format!("read {}", path.display()))?;
     if is_tar(&beginning) {
-        return Ok(Kind::Tar);
+        return Ok(Some(Kind::Tar));
     }
     // A damaged gzip file is no archive; the name decides then.
     let is_tar_gz = beginning.starts_with(GZIP_MAGIC)
         && self::beginning(MultiGzDecoder::new(open()?)).is_ok_and(|inner| is_tar(&inner));
     if is_tar_gz {
-        return Ok(Kind::TarGz);
+        return Ok(Some(Kind::TarGz));
     }
     let lower = name.to_ascii_lowercase();
     if let Some(ending) = ENDINGS.into_iter().find(|ending| lower.ends_with(ending)) {
@@ -61,7 +59,7 @@ pub(super) fn kind(path: &Path, name: &str) -> Result<Kind> {
             "its name ends with {ending}, but it is no tar archive; pack the files with: tar -czf model.tar.gz FOLDER"
         );
     }
-    Ok(Kind::Plain)
+    Ok(None)
 }
 
 /// Unpacks the archive at `path` into `tree`.
@@ -73,7 +71,7 @@ pub(super) fn unpack(path: &Path, kind: Kind, tree: &mut Tree, limits: &mut Limi
         BufReader::with_capacity(256 << 10, File::open(path).with_context(|| format!("read {}", path.display()))?);
     match kind {
         Kind::TarGz => unpack_entries(MultiGzDecoder::new(file), tree, limits),
-        Kind::Tar | Kind::Plain => unpack_entries(file, tree, limits),
+        Kind::Tar => unpack_entries(file, tree, limits),
     }
 }
 

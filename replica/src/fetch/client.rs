@@ -85,6 +85,12 @@ impl Client {
         let proxy = if is_https { &self.proxies.https } else { &self.proxies.http };
         let mut request = self.agent.get(uri);
         if let Some(value) = &self.authorization {
+            if !is_https {
+                let host = uri.host().unwrap_or_default();
+                tracing::warn!(
+                    "{host} gets the value of {AUTHORIZATION} without encryption; give its URL with https://"
+                );
+            }
             request = request.header(header::AUTHORIZATION, value);
         }
         request.config().proxy(proxy.clone()).timeout_global(Some(time_left)).build().call()

@@ -41,7 +41,7 @@ pub(super) fn download(
     };
     let (head, body) = answer.into_parts();
     if head.status != StatusCode::OK {
-        bail!("{}", refusal(client, head.status, &place, body));
+        bail!("{}", refusal(client, file, head.status, &place, body));
     }
     let total = content_length(&head.headers);
     limits.check_size(total.unwrap_or(0))?;
@@ -74,11 +74,16 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The message for an answer with another status than 200, with the beginning of its body.
-fn refusal(client: &Client, status: StatusCode, place: &str, body: Body) -> String {
+fn refusal(client: &Client, file: &RemoteFile, status: StatusCode, place: &str, body: Body) -> String {
     let mut text = Vec::new();
     // The status is what matters, so a body that breaks off is shown as far as it came.
     let _broken_off = body.into_reader().take(SHOWN_BYTES).read_to_end(&mut text);
     let text = client.without_secret(&String::from_utf8_lossy(&text));
+    // Some pages repeat the URL.
+    let text = match file.uri.query() {
+        Some(query) if !query.is_empty() => text.replace(query, "…"),
+        _ => text,
+    };
     let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let advice = match status.as_u16() {

@@ -108,13 +108,17 @@ impl Staging {
         let mut placed = Vec::new();
         let all = trees.iter().flat_map(|tree| tree.files.iter().map(move |path| (tree.root.join(path), path)));
         for (from, path) in all {
+            placed.push(path);
             if let Err(error) = self.place(&from, path) {
                 for path in placed {
-                    let _it_may_be_gone = fs::remove_file(self.directory.join(path));
+                    let file = self.directory.join(path);
+                    let _it_may_be_missing = fs::remove_file(&file);
+                    for folder in file.ancestors().skip(1).take(path.components().count() - 1) {
+                        let _it_may_have_other_files = fs::remove_dir(folder);
+                    }
                 }
                 return Err(error);
             }
-            placed.push(path);
         }
         self.is_new = false;
         Ok(names.into_iter().collect())
