@@ -71,6 +71,10 @@ impl Source {
              'Bearer TOKEN'"
         );
         ensure!(uri.host().is_some_and(|host| !host.is_empty()), "{shown} has no host");
+        ensure!(
+            uri.port_u16().is_some() || uri.host() == Some(authority),
+            "{shown} has no valid port; give a number from 1 to 65535"
+        );
         let Some(fragment) = fragment else {
             bail!(
                 "{shown} has no hash; append #sha256=HEX to the URL, with the HEX of 'sha256sum FILE', or of 'curl -fL \
@@ -187,7 +191,10 @@ mod tests {
             ("https://user:secret@host/a.pth#sha256=HASH", "must have no password"),
             ("https:///a.pth#sha256=HASH", "is no URL"),
             ("https://ho st/a.pth#sha256=HASH", "has no hash"),
-            ("https://host:port/a.pth?sig=secret#sha256=HASH", "is no URL"),
+            ("https://host:port/a.pth?sig=secret#sha256=HASH", "has no valid port"),
+            ("https://host:65536/a.pth#sha256=HASH", "has no valid port"),
+            ("https://host:/a.pth#sha256=HASH", "has no valid port"),
+            ("https://[::1/a.pth?sig=secret#sha256=HASH", "is no URL"),
             ("https://host#sha256=HASH", "is no name for a file"),
             ("https://host/a/#sha256=HASH", "is no name for a file"),
             ("https://host/a%2Fb#sha256=HASH", "is no name for a file"),

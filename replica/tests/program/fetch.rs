@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 
@@ -550,11 +551,18 @@ fn a_signal_ends_a_run_that_waits_and_its_files_are_removed() {
     let source = url(&server, "weights.pth", b"weights");
     let mut child =
         fetch(&["--to", to.path().to_str().expect("text"), &source]).stderr(Stdio::piped()).spawn().expect("it starts");
-    server.arrived.recv().expect("a request");
+    // All that the server has sent is written, so the run waits for more.
+    let part = || contents(to.path()).into_iter().find(|(name, ..)| name.ends_with("/download"));
+    while part().is_none_or(|(_, text, _)| text != "weig") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let signalled = Instant::now();
     kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
     let mut log = String::new();
     child.stderr.take().expect("piped").read_to_string(&mut log).expect("text");
     let status = child.wait().expect("it ends").code();
+    // After 30 s, --stall-timeout would end it as well.
+    assert!(signalled.elapsed() < Duration::from_secs(20), "{:?}", signalled.elapsed());
     Ended { status, log }.fails(&["fetch http://", "stopped by SIGTERM"]);
     assert_eq!(contents(to.path()), []);
 }

@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -15,8 +15,6 @@ pub(super) struct Server {
     pub(super) address: String,
     /// The heads of the requests so far.
     pub(super) heads: Arc<Mutex<Vec<String>>>,
-    /// Gets a message for each request.
-    pub(super) arrived: mpsc::Receiver<()>,
 }
 
 /// What a server sends, and then does with the connection.
@@ -84,7 +82,6 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         let heads = Arc::new(Mutex::new(Vec::new()));
-        let (sender, arrived) = mpsc::channel();
         let seen = heads.clone();
         thread::spawn(move || {
             let mut kept = Vec::new();
@@ -98,8 +95,6 @@ impl Server {
                     stream.write_all(&bytes)?;
                     stream.flush()?;
                     stalls.set(keep);
-                    // The test may have ended.
-                    let _no_receiver = sender.send(());
                     Ok(())
                 };
                 // A client that does not trust the certificate, or has had enough, ends the connection.
@@ -111,7 +106,7 @@ impl Server {
                 }
             }
         });
-        Self { address, heads, arrived }
+        Self { address, heads }
     }
 
     /// The heads of the requests so far, in one text.
