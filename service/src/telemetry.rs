@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// The upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds, of a program whose
-/// limits are the default ones; see [`latency_buckets`]. Most of them are below the default objective of 0.5 s.
+/// longest time is at most 8 s; see [`latency_buckets`]. Most of them are below the default objective of 0.5 s.
 pub const LATENCY_BUCKETS: [f64; 24] = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6,
     0.8, 1.0, 2.0, 4.0, 8.0,

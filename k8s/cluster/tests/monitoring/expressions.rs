@@ -72,6 +72,16 @@ fn dashboard_expressions(dashboard: &Value) -> Vec<Expression> {
             all.push(Expression::new(format!("panel {}", panel["title"]), expression));
         }
     }
+    for variable in elements(&dashboard["templating"]["list"]) {
+        let query = text(&variable["query"]["query"]);
+        let (metric, label) = query
+            .strip_prefix("label_values(")
+            .and_then(|query| query.strip_suffix(')')?.split_once(", "))
+            .unwrap_or_else(|| panic!("{query} is no query for the values of a label"));
+        let place = format!("variable {}", variable["name"]);
+        // Without the matcher, a series without the label would count.
+        all.push(Expression::new(place, format!("count({metric}{{{label}!=\"\"}})")));
+    }
     for annotation in elements(&dashboard["annotations"]["list"]) {
         let place = format!("annotation {}", annotation["name"]);
         let expression = with_variables(&annotation["expr"], NAMESPACE);
