@@ -236,6 +236,22 @@ mod tests {
     }
 
     #[test]
+    fn a_program_without_libraries_is_an_image_too() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        write(&path("source.c"), "int main(void) { return 7; }")?;
+        let compiler =
+            Command::new("cc").args(["source.c", "-static", "-o", "program"]).current_dir(&folder).status()?;
+        ensure!(compiler.success(), "cc failed: {compiler}");
+        let store = ImageStore::new(path("images"));
+        store.gather("static", &path("program"))?;
+        let status = Command::new("chroot").arg(store.get("static")?.root).arg("/usr/bin/program").status();
+        // Only root may use chroot.
+        ensure!(!rustix::process::geteuid().is_root() || status?.code() == Some(7), "the program does not run");
+        Ok(())
+    }
+
+    #[test]
     fn onnx_runtime_is_gathered_if_it_is_beside_libtorch() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);

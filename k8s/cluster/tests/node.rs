@@ -20,7 +20,8 @@ use kube::{Api, Client};
 use procfs::process::all_processes;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The namespace of the pods.
 const NAMESPACE: &str = "default";
+
+/// The folder in which programs look for the token of their pod.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Debian's Prometheus. Its part of the test is skipped if it is not installed.
 const PROMETHEUS: &str = "/usr/bin/prometheus";
@@ -162,6 +166,8 @@ async fn pods_have_the_volumes_variables_and_init_containers_of_their_specificat
     let folder = cluster.path("models");
     fs::create_dir(&folder)?;
     fs::write(folder.join("weights"), "17 weights\n")?;
+    // Every user could write to the folder, but for the read-only mount.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
     cluster
         .apply(&[
             object("ConfigMap", "settings", json!({"data": {"greeting": "hello", "farewell": "bye", "1bad": "x"}})),
@@ -201,7 +207,6 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
         read -r password < /secrets/password
         echo "first: $weights, $password, $PASSWORD"
         { echo x > /model/new; } 2> /dev/null || echo "the model is read-only"
-        { echo x > /new; } 2> /dev/null || echo "the root folder is not writable"
         echo "$weights" > /work/made
         "#,
         json!({
@@ -227,9 +232,10 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
         read -r token < /var/run/secrets/kubernetes.io/serviceaccount/token
         read -r namespace < /var/run/secrets/kubernetes.io/serviceaccount/namespace
         echo "main: $made, $deep, $greeting, $farewell, $one, token of ${#token} in $namespace"
-        echo "variables: $greeting_, $C_greeting, $farewell_, $LATE, $P"
+        echo "variables: $C_greeting, $C_farewell, ${LATE-unset}, $P"
         [ -e /config/farewell ] || echo "only the items of the ConfigMap are files"
         { echo x > /config/greeting; } 2> /dev/null || echo "the ConfigMap is read-only"
+        { echo x > /work/new; } 2> /dev/null || echo "the folder is read-only here"
         if echo x > /usr/bin/new; then echo "the root folder is writable"; fi
         "#,
         json!({
@@ -270,11 +276,11 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
         "first fails once".to_owned(),
         "first: 17 weights, s3cret, s3cret".into(),
         "the model is read-only".into(),
-        "the root folder is not writable".into(),
         format!("second: {api_server} /nowhere"),
-        "variables: , psst, , , bye+s3cret".into(),
+        "variables: psst, bye, unset, bye+s3cret".into(),
         "only the items of the ConfigMap are files".into(),
         "the ConfigMap is read-only".into(),
+        "the folder is read-only here".into(),
         "the root folder is writable".into(),
     ] {
         ensure!(log.lines().any(|other| other == line), "the log has no line {line:?}:\n{log}");
@@ -308,17 +314,25 @@ async fn check_running_pod(cluster: &TestCluster) -> Result<()> {
         "resources": {"limits": {"memory": "1Gi"}},
         "volumeMounts": [
             {"name": "work", "mountPath": "/work", "readOnly": true}, {"name": "config", "mountPath": "/config"},
-            {"name": "config", "mountPath": "/etc/greeting", "subPath": "greeting"}]});
+            {"name": "config", "mountPath": "/etc/greeting", "subPath": "greeting"},
+            {"name": "kube-api-access", "mountPath": TOKEN_FOLDER, "readOnly": true}]});
+    // API servers from 1.22 add this volume to pods. The one of version 1.20 would add a Secret instead.
+    let token = json!({"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1",
+            "fieldPath": "metadata.namespace"}}]}}]});
     cluster
         .apply(&[object(
             "Pod",
             "dispatcher",
             json!({"spec": {
-                "terminationGracePeriodSeconds": 1,
+                "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
                 "securityContext": {"runAsUser": 65532, "runAsGroup": 65532, "runAsNonRoot": true},
                 "initContainers": [init], "containers": [dispatcher],
                 "volumes": [
-                    {"name": "work", "emptyDir": {}}, {"name": "config", "configMap": {"name": "settings"}}]}}),
+                    {"name": "work", "emptyDir": {}}, {"name": "config", "configMap": {"name": "settings"}},
+                    {"name": "kube-api-access", "projected": token}]}}),
         )])
         .await?;
     let pod = cluster.wait("dispatcher", "it is ready", is_ready).await?;
@@ -330,6 +344,15 @@ async fn check_running_pod(cluster: &TestCluster) -> Result<()> {
     let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"));
     ensure!(read("config/greeting")? == "hello" && read("etc/greeting")? == "hello", "the ConfigMap is no file");
     ensure!(!root.join("root").exists() && !root.join("home").exists(), "the container sees this machine's files");
+    let written = fs::write(root.join("new"), "").map_err(|error| error.kind());
+    ensure!(written == Err(ErrorKind::ReadOnlyFilesystem), "writing to the root folder gave {written:?}");
+    let credentials = ["token", "ca.crt", "namespace"].map(|name| read(&format!("{TOKEN_FOLDER}/{name}")[1..]));
+    let [token, certificate, namespace] = credentials;
+    ensure!(certificate?.contains("BEGIN CERTIFICATE") && namespace? == NAMESPACE, "the pod has no credentials");
+    // Every authenticated user may do this.
+    let action = ["auth", "can-i", "create", "selfsubjectaccessreviews", &format!("--token={}", token?)];
+    let answer = cluster.kubectl.run(&action).await.context("use the token of the pod")?;
+    ensure!(answer.trim() == "yes", "the token of the pod gives no access: {answer}");
     let settings = object("ConfigMap", "settings", json!({"data": {"greeting": "good day", "farewell": "bye"}}));
     cluster.apply(&[settings]).await?;
     wait_for("the changed ConfigMap in the volume", TIMEOUT, async || {

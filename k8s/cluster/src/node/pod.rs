@@ -154,11 +154,11 @@ impl PodWorker {
         updates: &mut PodUpdates,
     ) {
         let init = config.init.iter().enumerate().map(|(index, init)| (ContainerSlot::Init(index), init));
-        for (slot, config_of_container) in init.chain([(ContainerSlot::Main, &config.main)]) {
+        for (slot, container) in init.chain([(ContainerSlot::Main, &config.main)]) {
             if slot == ContainerSlot::Main {
                 self.state.set_initialized(Timestamp::now());
             }
-            let run = ContainerRun { slot, config: config_of_container, sandbox, volumes, grace: config.grace };
+            let run = ContainerRun { slot, config: container, sandbox, volumes, grace: config.grace };
             self.run_repeatedly(run, updates).await;
             if is_deleted(updates) {
                 return;

@@ -13,6 +13,7 @@ use super::volume::{FileVolume, Files, TokenFile, Volume};
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use kubernetes::request;
@@ -35,9 +36,6 @@ const DATA_LINK: &str = "..data";
 
 /// The link that replaces [`DATA_LINK`].
 const NEW_DATA_LINK: &str = "..data_tmp";
-
-/// The lifetime of a token by the documentation of ServiceAccountTokenProjection.
-const DEFAULT_TOKEN_SECONDS: i64 = 3600;
 
 /// The bits of a file's permissions that let the group of the pod's volumes read the file.
 const GROUP_READ: u32 = 0o440;
@@ -161,9 +159,11 @@ impl PodVolumes {
         let token = TokenRequest { spec, ..TokenRequest::default() };
         let answer = request(accounts.create_token_request(account, &PostParams::default(), &token)).await;
         let answer = answer.with_context(|| format!("request a token for the ServiceAccount {account}"))?;
-        let token = answer.status.context("the API server's answer to a request for a token has no status")?.token;
-        let seconds = file.seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        let lifetime = Duration::from_secs(seconds.unwrap_or(DEFAULT_TOKEN_SECONDS.unsigned_abs()));
+        let status = answer.status.context("the API server's answer to a request for a token has no status")?;
+        let lifetime = status.expiration_timestamp.0.duration_since(Timestamp::now());
+        // The conversion fails for a negative time, if the token has expired already.
+        let lifetime = Duration::try_from(lifetime).unwrap_or_default();
+        let token = status.token;
         self.tokens.insert(file.clone(), (token.clone(), Instant::now() + lifetime * 4 / 5));
         Ok(token)
     }
