@@ -107,7 +107,7 @@ const BUILD: [Requirement; 4] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 19] = [
+const TESTS: [Requirement; 20] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -150,6 +150,12 @@ const TESTS: [Requirement; 19] = [
         needed_by: "checks on a cluster",
         is_met: || are_in_path(&["ip"]),
         remedy: debian(&["iproute2"], None),
+    },
+    Requirement {
+        name: "nft",
+        needed_by: "checks on a cluster",
+        is_met: || are_in_path(&["nft"]),
+        remedy: debian(&["nftables"], None),
     },
     Requirement {
         name: "setpriv, unshare",

@@ -310,7 +310,7 @@ pub async fn serves_slices(client: &Client) -> Result<bool> {
     Ok(versions.any(|version| version.group_version == "discovery.k8s.io/v1"))
 }
 
-/// Whether the API server takes pods with images as volumes, as from Kubernetes 1.33 on.
+/// Whether the API server takes pods with images as volumes, as from Kubernetes 1.35 on. Version 1.33 has a feature gate for them.
 ///
 /// # Errors
 /// If the API server does not tell its version.
@@ -318,7 +318,7 @@ pub async fn serves_image_volumes(client: &Client) -> Result<bool> {
     let version = client.apiserver_version().await.context("get the version of the API server")?;
     // Some clusters have a minor version such as 33+.
     let minor: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
-    Ok((version.major.as_str(), minor.parse().unwrap_or(0)) >= ("1", 33))
+    Ok((version.major.as_str(), minor.parse().unwrap_or(0)) >= ("1", 35))
 }
 
 /// Watches the NetworkPolicies, and the namespaces, whose labels they name.
