@@ -141,7 +141,7 @@ impl Job {
         ensure!(!names.is_empty(), "there are no files");
         let shown: Vec<_> = names.iter().take(NAMED_FILES).map(|name| name.display().to_string()).collect();
         let more = if names.len() > NAMED_FILES { ", …" } else { "" };
-        tracing::info!("{} has {} files: {}{more}", self.directory.display(), names.len(), shown.join(", "));
+        tracing::info!("files in place in {} ({}): {}{more}", self.directory.display(), names.len(), shown.join(", "));
         Ok(())
     }
 }
