@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use service::respond;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -182,6 +183,8 @@ fn write_model(directory: &Path) -> Result<()> {
         .collect::<Result<_>>()?;
     let file = directory.join("model.safetensors");
     serialize_to_file(tensors, None, &file).with_context(|| format!("write {}", file.display()))?;
+    // safetensors writes files that only their owner may read, and replicas run as another user.
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).context("let all users read the weights")?;
     let labels: PathBuf = directory.join("labels.txt");
     fs::write(&labels, LABELS.join("\n")).with_context(|| format!("write {}", labels.display()))
 }
