@@ -229,7 +229,7 @@ mod tests {
             (["--attainment", "0"], "--attainment"),
             (["--attainment", "1"], "--attainment"),
             (["--attainment", "99"], "such as 0.99"),
-            (["--attainment", "-0.5"], "-0.5"),
+            (["--attainment=-0.5", "--hedge"], "above 0"),
             (["--attainment", "NaN"], "--attainment"),
             (["--attainment", "most"], "most"),
             (["--slow-log", "0s"], "--slow-log"),

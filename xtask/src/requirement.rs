@@ -69,7 +69,8 @@ const KSERVE: Environment =
 const KUBERNETES_VALIDATE: Environment =
     Environment { name: "kubernetes-validate", packages: &["kubernetes-validate==1.37.0"], download: "about 30 MB" };
 
-/// The schemas of Grafana's dashboards and of the Prometheus Operator's objects; see `k8s/cluster/tests/monitoring/schemas.py`.
+/// The schemas of Grafana's dashboards and of the Prometheus Operator's objects; see
+/// `k8s/cluster/tests/monitoring/schemas.py`.
 const MONITORING_SCHEMAS: Environment = Environment {
     name: "monitoring-schemas",
     packages: &["grafana-foundation-sdk==1769699241", "cloudcoil.models.prometheus-operator==0.80.1.0"],
