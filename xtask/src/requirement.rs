@@ -100,7 +100,7 @@ const BUILD: [Requirement; 4] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 17] = [
+const TESTS: [Requirement; 19] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -130,6 +130,18 @@ const TESTS: [Requirement; 17] = [
         needed_by: "tests of the manifests, checks on a cluster",
         is_met: || are_in_path(&["kubectl"]),
         remedy: debian(&["kubernetes-client"], Some("brew install kubernetes-cli")),
+    },
+    Requirement {
+        name: "podman",
+        needed_by: "tests of container images",
+        is_met: || are_in_path(&["podman"]),
+        remedy: debian(&["podman"], None),
+    },
+    Requirement {
+        name: "dockerd",
+        needed_by: "tests of container images, as root",
+        is_met: || are_in_path(&["dockerd"]),
+        remedy: debian(&["docker.io"], None),
     },
     Requirement {
         name: "ip",

@@ -17,8 +17,11 @@ use std::time::Duration;
 /// Time that kubectl waits until the namespace is deleted. Its pods take up to 30 s to drain.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The prefix of the names of images in k8s/base.
-const IMAGE_PREFIX: &str = "roundhouse";
+/// The prefix of the names of images in k8s/base and k8s/overlays.
+pub const IMAGE_PREFIX: &str = "roundhouse.invalid";
+
+/// The name of the replica's image in k8s/overlays/gpu.
+const CUDA_IMAGE: &str = "replica-cuda";
 
 /// The flags that name an existing cluster, and the manifests to apply to it.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,7 +37,8 @@ pub struct ExistingOptions {
     #[arg(long, value_name = "FOLDER", requires = "kubeconfig")]
     pub apply: Option<PathBuf>,
     /// Registry and path of the images, such as registry.example/team for registry.example/team/replica; by default
-    /// roundhouse; images that the kustomization of --apply renames keep their names
+    /// roundhouse.invalid, whose images must be on the nodes; images that the kustomization of --apply renames keep their
+    /// names
     #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
     pub image_prefix: Option<String>,
 }
@@ -101,7 +105,8 @@ pub async fn connect(kubeconfig: &Path, context: Option<String>, folder: PathBuf
 }
 
 /// Writes a kustomization to `folder`. It moves the manifests of the kustomization in `base` to `namespace`, and
-/// replaces the prefix `roundhouse` of their images by `image_prefix`. Images that `base` has renamed keep their names.
+/// replaces the prefix `roundhouse.invalid` of their images by `image_prefix`. Images that `base` has renamed keep their
+/// names. With a prefix, nodes fetch the images that they do not have, also if `base` is for images that were loaded.
 ///
 /// # Errors
 /// If `base` does not exist, or the files cannot be written.
@@ -110,14 +115,20 @@ pub fn write_kustomization(folder: &Path, base: &Path, namespace: &str, image_pr
     // kustomize refuses absolute paths, so a link leads to `base`.
     let base = fs::canonicalize(base).with_context(|| format!("find the kustomization {}", base.display()))?;
     symlink(&base, folder.join("base")).with_context(|| format!("create a link in {}", folder.display()))?;
-    let images = image_prefix.map(|prefix| {
-        let rename = |name| json!({"name": format!("{IMAGE_PREFIX}/{name}"), "newName": format!("{prefix}/{name}")});
-        PROGRAMS.map(rename)
-    });
-    let kustomization = json!({
+    let mut kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-        "namespace": namespace, "resources": ["base"], "images": images.iter().flatten().collect::<Vec<_>>(),
+        "namespace": namespace, "resources": ["base"],
     });
+    if let Some(prefix) = image_prefix {
+        let rename = |name| json!({"name": format!("{IMAGE_PREFIX}/{name}"), "newName": format!("{prefix}/{name}")});
+        let names = PROGRAMS.into_iter().chain([CUDA_IMAGE]);
+        kustomization["images"] = names.map(rename).collect();
+        let selector = format!("app.kubernetes.io/component in ({})", PROGRAMS.join(", "));
+        let path = "/spec/template/spec/containers/0/imagePullPolicy";
+        let policy = json!([{"op": "add", "path": path, "value": "IfNotPresent"}]).to_string();
+        kustomization["patches"] =
+            json!([{"target": {"kind": "Deployment", "labelSelector": selector}, "patch": policy}]);
+    }
     let path = folder.join("kustomization.yaml");
     fs::write(&path, kustomization.to_string()).with_context(|| format!("write {}", path.display()))
 }

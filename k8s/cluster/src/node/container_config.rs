@@ -256,7 +256,7 @@ mod tests {
     use serde_json::json;
 
     fn config(container: serde_json::Value, pod: serde_json::Value) -> Result<ContainerConfig> {
-        let mut first = json!({"name": "replica", "image": "roundhouse/replica"});
+        let mut first = json!({"name": "replica", "image": "roundhouse.invalid/replica:0.1.0"});
         first.as_object_mut().expect("an object").extend(container.as_object().expect("an object").clone());
         let mut spec = json!({"containers": [first]});
         spec.as_object_mut().expect("an object").extend(pod.as_object().expect("an object").clone());
@@ -268,7 +268,7 @@ mod tests {
     fn the_program_is_the_last_part_of_the_image_without_tag_and_digest() {
         for (image, expected) in [
             ("replica", "replica"),
-            ("roundhouse/replica:0.1.0", "replica"),
+            ("roundhouse.invalid/replica:0.1.0", "replica"),
             ("registry.example:5000/a/replica@sha256:00", "replica"),
             ("registry.example:5000/a/replica:1@sha256:00", "replica"),
         ] {

@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn status(state: &PodState) -> PodStatus {
-        let mut patch = state.to_json("replica", "roundhouse/replica", [10, 0, 0, 1].into());
+        let mut patch = state.to_json("replica", "roundhouse.invalid/replica:0.1.0", [10, 0, 0, 1].into());
         serde_json::from_value(patch["status"].take()).expect("a status of the API's")
     }
 
