@@ -145,6 +145,10 @@ fn is_selected(name: &str, only: &[String]) -> bool {
 fn gather(programs: &Path, images: &[&Image]) -> Result<PathBuf> {
     ensure!(cfg!(target_os = "linux"), "--programs needs Linux, since container images have programs for Linux");
     let folder = paths::output("images");
+    if folder.exists() {
+        // The engine copies the whole folder, images of an earlier run included.
+        fs::remove_dir_all(&folder).with_context(|| format!("remove the old {}", folder.display()))?;
+    }
     for image in images {
         let (program, root) = (programs.join(image.program), folder.join(image.name));
         ensure!(
@@ -152,9 +156,6 @@ fn gather(programs: &Path, images: &[&Image]) -> Result<PathBuf> {
             "there is no program {}; build it: cargo build --release --locked --workspace",
             program.display()
         );
-        if root.exists() {
-            fs::remove_dir_all(&root).with_context(|| format!("remove the old {}", root.display()))?;
-        }
         let mut script = Command::new("sh");
         script.arg(paths::root().join("k8s/images/gather")).arg(&program).arg(&root);
         command::run(&mut script, GATHER_LIMIT).with_context(|| format!("collect the files of {}", image.name))?;
@@ -164,7 +165,11 @@ fn gather(programs: &Path, images: &[&Image]) -> Result<PathBuf> {
             "the image {} cannot have {}, which {}",
             image.name,
             program.display(),
-            if has_cuda { "needs CUDA: build only replica-cuda of it" } else { "has no CUDA; docs/kubernetes.md says how to build it" },
+            if has_cuda {
+                "needs CUDA: build only replica-cuda of it"
+            } else {
+                "has no CUDA; docs/kubernetes.md says how to build it"
+            },
         );
     }
     Ok(folder)

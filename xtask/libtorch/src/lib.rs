@@ -81,17 +81,50 @@ const LINUX_X86_64_CUDA: Platform = Platform {
         CUPTI_LINUX_X86_64,
         CUDART_LINUX_X86_64,
         ONNX_RUNTIME_LINUX_X86_64,
-        Wheel { requirement: "nvidia-cublas==13.1.1.3", sha256: "37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436" },
-        Wheel { requirement: "nvidia-cuda-nvrtc==13.0.88", sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575" },
-        Wheel { requirement: "nvidia-cudnn-cu13==9.20.0.48", sha256: "0c45dd8eeb50b603f07995b1b300c62ffe6a1980482b82b3bcf94a4ca9d49304" },
-        Wheel { requirement: "nvidia-cufft==12.0.0.61", sha256: "6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3" },
-        Wheel { requirement: "nvidia-cufile==1.15.1.6", sha256: "08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44" },
-        Wheel { requirement: "nvidia-curand==10.4.0.35", sha256: "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc" },
-        Wheel { requirement: "nvidia-cusparse==12.6.3.3", sha256: "2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b" },
-        Wheel { requirement: "nvidia-cusparselt-cu13==0.8.1", sha256: "786ce87568c303fadb5afcc7102d454cd3040d75f6f8626f5db460d1871f4dd0" },
-        Wheel { requirement: "nvidia-nccl-cu13==2.29.7", sha256: "edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d" },
-        Wheel { requirement: "nvidia-nvjitlink==13.0.88", sha256: "13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b" },
-        Wheel { requirement: "nvidia-nvshmem-cu13==3.4.5", sha256: "290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80" },
+        Wheel {
+            requirement: "nvidia-cublas==13.1.1.3",
+            sha256: "37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436",
+        },
+        Wheel {
+            requirement: "nvidia-cuda-nvrtc==13.0.88",
+            sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+        },
+        Wheel {
+            requirement: "nvidia-cudnn-cu13==9.20.0.48",
+            sha256: "0c45dd8eeb50b603f07995b1b300c62ffe6a1980482b82b3bcf94a4ca9d49304",
+        },
+        Wheel {
+            requirement: "nvidia-cufft==12.0.0.61",
+            sha256: "6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3",
+        },
+        Wheel {
+            requirement: "nvidia-cufile==1.15.1.6",
+            sha256: "08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44",
+        },
+        Wheel {
+            requirement: "nvidia-curand==10.4.0.35",
+            sha256: "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
+        },
+        Wheel {
+            requirement: "nvidia-cusparse==12.6.3.3",
+            sha256: "2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b",
+        },
+        Wheel {
+            requirement: "nvidia-cusparselt-cu13==0.8.1",
+            sha256: "786ce87568c303fadb5afcc7102d454cd3040d75f6f8626f5db460d1871f4dd0",
+        },
+        Wheel {
+            requirement: "nvidia-nccl-cu13==2.29.7",
+            sha256: "edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d",
+        },
+        Wheel {
+            requirement: "nvidia-nvjitlink==13.0.88",
+            sha256: "13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b",
+        },
+        Wheel {
+            requirement: "nvidia-nvshmem-cu13==3.4.5",
+            sha256: "290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80",
+        },
     ],
     extra_libraries: &[
         "libc10_cuda",
