@@ -31,7 +31,8 @@ struct Engine {
     folder: PathBuf,
     /// The process of docker's daemon.
     daemon: Option<Child>,
-    /// The folder of the daemon's sockets, whose paths may have 108 bytes at most. It is removed after the daemon has ended.
+    /// The folder of the engine's sockets, whose paths may have 108 bytes at most: with a longer one, podman waits 20 s for
+    /// the end of a container. The folder is removed last.
     _sockets: Option<tempfile::TempDir>,
 }
 
@@ -49,23 +50,31 @@ impl Engine {
     /// # Errors
     /// The reason why podman does not run here.
     fn podman() -> Result<Self, String> {
+        let run = tempfile::tempdir().expect("a temporary folder");
         let mut engine = Self::new("podman", Vec::new());
         let path = |name: &str| engine.folder.join(name).display().to_string();
-        let storage =
-            format!("[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n", path("graph"), path("run"));
+        // Without a mount of its own folder, podman leaves nothing that must be unmounted.
+        let storage = format!(
+            "[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n\
+             [storage.options.overlay]\nskip_mount_home = \"true\"\n",
+            path("graph"),
+            run.path().join("run")
+        );
         // The runtime crun refuses a machine with control groups of both versions.
         let runtime = if has_program("runc") { "runtime = \"runc\"\n" } else { "" };
         // podman asks for higher limits than a sandbox may permit.
         let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
         let engine_settings =
-            format!("{limits}[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n{runtime}");
+            format!("{limits}[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n{runtime}");
         for (variable, name, text) in [
             ("CONTAINERS_STORAGE_CONF", "storage.conf", storage),
             ("CONTAINERS_CONF", "containers.conf", engine_settings),
         ] {
-            fs::write(path(name), text).expect("writable");
-            engine.environment.push((variable, path(name)));
+            let path = engine.folder.join(name).display().to_string();
+            fs::write(&path, text).expect("writable");
+            engine.environment.push((variable, path));
         }
+        engine._sockets = Some(run);
         let info = command::output(engine.command(&["info"]).stdin(Stdio::null()), LIMIT);
         match info {
             Ok(output) if output.status.success() => Ok(engine),
@@ -167,9 +176,12 @@ impl Drop for Engine {
                 let _killed = daemon.kill();
             }
         } else {
-            // podman's folder has a mount, and without root files of other users.
-            let reset = command::output(&mut self.command(&["system", "reset", "--force"]), LIMIT);
-            drop(reset);
+            let _removed = command::output(&mut self.command(&["rm", "--all", "--force"]), LIMIT);
+            if !geteuid().is_root() {
+                // The files belong to users that only podman can become.
+                let folder = self.folder.display().to_string();
+                let _removed = command::output(&mut self.command(&["unshare", "rm", "-rf", &folder]), LIMIT);
+            }
         }
         let _removed = fs::remove_dir_all(&self.folder);
     }
