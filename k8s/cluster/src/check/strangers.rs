@@ -1,5 +1,6 @@
 //! Pods that are no part of Roundhouse.
 
+use crate::kustomization::IMAGE_PREFIX;
 use serde_json::{Value, json};
 
 /// The port at which a stranger listens.
@@ -7,7 +8,7 @@ pub(super) const PORT: u16 = 5052;
 
 /// A pod with these labels. It runs a dispatcher without replicas, since each program that listens will do.
 pub(super) fn pod(namespace: &str, name: &str, labels: &Value) -> Value {
-    let container = json!({"name": "dispatcher", "image": "roundhouse/dispatcher", "imagePullPolicy": "IfNotPresent",
+    let container = json!({"name": "dispatcher", "image": format!("{IMAGE_PREFIX}/dispatcher"), "imagePullPolicy": "IfNotPresent",
         "args": [format!("--listen=[::]:{PORT}"), "--replicas=static:127.0.0.1:9"],
         "ports": [{"name": "http", "containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1},

@@ -179,7 +179,7 @@ mod tests {
     fn the_image_is_the_last_part_of_its_reference_without_tag_and_digest() {
         for (image, expected) in [
             ("replica", "replica"),
-            ("roundhouse/replica:0.1.0", "replica"),
+            ("roundhouse.invalid/replica:0.1.0", "replica"),
             ("registry.example:5000/a/replica@sha256:00", "replica"),
             ("registry.example:5000/a/replica:1@sha256:00", "replica"),
         ] {
