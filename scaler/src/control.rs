@@ -229,13 +229,14 @@ impl Control {
     }
 }
 
-/// The observation for laws. The limits add the lost replicas to the recommendation. If laws counted them as desired
-/// replicas, a law that recommends as many replicas as there are would add them again at each decision.
+/// The observation for laws, whose desired replicas are those without the lost ones. The limits add the lost replicas to
+/// the recommendation. If laws counted them as desired replicas, a law that recommends as many replicas as there are
+/// would add them again at each decision.
 fn without_lost(seen: &Observation) -> Observation {
     let Replicas { desired, lost, .. } = seen.replicas;
     // A law that saw no desired replica would wake one or leave it so, as after a scale-down to zero.
     let desired = desired.saturating_sub(lost).max(desired.min(1));
-    let replicas = Replicas { desired, lost: 0, ..seen.replicas };
+    let replicas = Replicas { desired, ..seen.replicas };
     Observation { replicas, ..seen.clone() }
 }
 

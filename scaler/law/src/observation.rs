@@ -68,6 +68,7 @@ pub struct Replicas {
     pub starting: usize,
     /// Desired replicas that cannot be placed, or keep dying. They do not count as starting.
     pub blocked: usize,
-    /// Desired replicas that were ready once and are not expected back soon, such as those on a lost node.
+    /// Desired replicas that were ready once and are not expected back soon, such as those on a lost node. In the
+    /// observation of a law, they do not count as desired.
     pub lost: usize,
 }
