@@ -148,7 +148,7 @@ fn read(file: &Path, laws: &Table) -> Result<Vec<(ControlSettings, TargetSpec)>>
         let (settings, target) = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
         let scaled_name = match &target {
             TargetSpec::Processes(spec, _) => spec.list.display().to_string(),
-            TargetSpec::Deployment(spec, _) => spec.name.to_string(),
+            TargetSpec::Scalable(spec, _) => spec.name.to_string(),
         };
         ensure!(
             scaled.insert(scaled_name.clone()),
@@ -209,10 +209,23 @@ mod tests {
     #[test]
     fn a_deployment_needs_neither_list_nor_replica() {
         let mut config = config(&["--target=deployment:shop/replica", "--dry-run"]).expect("good");
-        let (control, TargetSpec::Deployment(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
+        let (control, TargetSpec::Scalable(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
         assert_eq!((control.name.as_str(), lease.as_str()), ("deployment:shop/replica", "roundhouse-scaler-replica"));
         assert_eq!(spec.name.to_string(), "deployment shop/replica");
         assert!(spec.identity.ends_with(&format!("-{}", std::process::id())));
+    }
+
+    #[test]
+    fn targets_of_one_name_have_leases_of_their_own() {
+        let mut leases = std::collections::BTreeSet::new();
+        for target in
+            ["deployment:shop/a", "statefulset:shop/a", "rollout:shop/a", "scale:example.com/v1/widgets:shop/a"]
+        {
+            let mut config = config(&[&format!("--target={target}")]).expect("good");
+            let (control, TargetSpec::Scalable(spec, lease)) = config.targets.remove(0) else { panic!("an object") };
+            assert_eq!((control.name.as_str(), spec.name.flag().as_str()), (target, target));
+            assert!(leases.insert(lease.clone()), "{lease}");
+        }
     }
 
     #[test]
@@ -237,6 +250,8 @@ mod tests {
             (&["--min=0", "--policy=rate:5"], "--min 0 needs --policy slo"),
             (&["--target=pods"], "\"pods\" is no target"),
             (&["--target=deployment:replica"], "deployment:NAMESPACE/NAME"),
+            (&["--target=scale:widgets:shop/a"], "GROUP/VERSION/PLURAL"),
+            (&["--target=statefulset:Shop/a"], "\"Shop\" cannot be a namespace"),
             (&["--dry-run"], "--dry-run cannot start"),
             (&["--dispatcher=nowhere"], "\"nowhere\" is neither HOST:PORT"),
             (&["--dispatcher=http://a:1"], "HOST:PORT"),

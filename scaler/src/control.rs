@@ -117,7 +117,7 @@ impl Control {
         let decision = if is_news(figures.at, self.seen_at) {
             self.seen_at = Some(figures.at);
             let is_partial = std::mem::take(&mut self.is_partial);
-            let target::TargetState { replicas, startup, placement, obstacle, .. } = state;
+            let target::TargetState { replicas, startup, placement, obstacle, awaited, .. } = state;
             let age = at.saturating_sub(figures.at);
             let mut seen = Observation { replicas, age, startup, placement, is_partial, ..figures };
             if self.settings.role == Role::Dispatchers {
@@ -125,7 +125,7 @@ impl Control {
                 // that saw these numbers would start dispatchers for nothing.
                 (seen.queue_length, seen.in_flight) = (0.0, 0.0);
             }
-            self.scale(&seen, silent, obstacle.as_deref())
+            self.scale(&seen, silent, obstacle.as_deref(), awaited.as_deref())
         } else {
             let age = at.saturating_sub(figures.at);
             hold(NO_NEWS, format!("there are no new figures; the latest are {age:.0?} old"))
@@ -142,8 +142,14 @@ impl Control {
     }
 
     /// Decides on an observation, and sends the target the desired replicas. `silent` names the silent dispatchers, and
-    /// `obstacle` is that of the target's state.
-    fn scale(&mut self, seen: &Observation, silent: Option<String>, obstacle: Option<&str>) -> Decision {
+    /// `obstacle` and `awaited` are those of the target's state.
+    fn scale(
+        &mut self,
+        seen: &Observation,
+        silent: Option<String>,
+        obstacle: Option<&str>,
+        awaited: Option<&str>,
+    ) -> Decision {
         let Replicas { desired: current, lost, .. } = seen.replicas;
         let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
             self.settings.law.decide(&without_lost(seen));
@@ -156,6 +162,7 @@ impl Control {
         }
         explanation.extend(doubt(seen));
         explanation.extend(silent.map(|silent| format!("; {silent}")));
+        explanation.extend(awaited.map(|awaited| format!("; {awaited}")));
         let authority = self.authority();
         if let (Ok(term), Some(_)) = (&authority, recommended) {
             let is_full = limit == Limit::Full;

@@ -7,7 +7,7 @@ use crate::decision::{Decision, Journal};
 use crate::leader::{self, Candidate, CandidateSpec, Term};
 use crate::metrics;
 use crate::target::processes::ProcessesSpec;
-use crate::target::{Handle, deployment, processes};
+use crate::target::{Handle, processes, scalable};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use cgroup::Controller;
 use clap::ArgMatches;
@@ -106,13 +106,13 @@ async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningT
             let controller = controller.unwrap_or_default();
             (processes::run(ProcessesSpec { controller, ..spec }, min), None, Some(lock))
         }
-        TargetSpec::Deployment(spec, lease) => {
-            let client = kube::Client::try_default().await.context(
+        TargetSpec::Scalable(spec, lease) => {
+            let client = kubernetes::client::connect().await.context(
                 "find the cluster: there is neither a service account nor a usable kubeconfig; set KUBECONFIG",
             )?;
             let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
             let candidate = leader::run(CandidateSpec { namespace, name: lease, identity }, client.clone());
-            (deployment::run(spec, client, Some(candidate.fence.clone())), Some(candidate), None)
+            (scalable::run(spec, client, Some(candidate.fence.clone())), Some(candidate), None)
         }
     };
     let control = Control::new(settings, target, candidate.as_ref().map(|candidate| candidate.leading.clone()));

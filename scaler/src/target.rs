@@ -1,7 +1,7 @@
 //! The targets. Each is one task, which receives the desired number of replicas and publishes its state.
 
-pub mod deployment;
 pub mod processes;
+pub mod scalable;
 
 use crate::leader::Term;
 use law::observation::Replicas;
@@ -25,6 +25,8 @@ pub struct TargetState {
     /// The name of a pod that cannot be placed or keeps dying, and the reason, also if it is beyond the desired
     /// replicas; `None` if there is no such pod.
     pub obstacle: Option<String>,
+    /// The name of a pod that waits for a node that is coming, and the program that says so; `None` if there is no such pod.
+    pub awaited: Option<String>,
     /// The reason why changes are impossible, such as another autoscaler, with advice; `None` if they are possible.
     pub refusal: Option<String>,
     /// The rejection of the last change; `None` if the last change was made, or was left out.
@@ -64,12 +66,12 @@ pub struct Desired {
 /// The connection to a target's task. Dropping `desired` ends the task.
 #[derive(Debug)]
 pub struct Handle {
-    /// The replicas that the target should have. A Deployment acts once on each message, since other programs may
+    /// The replicas that the target should have. An object of Kubernetes acts once on each message, since other programs may
     /// change it, too. So a new decision must be sent at each tick until the target has the desired replicas.
     pub desired: watch::Sender<Desired>,
     /// The state of the target.
     pub state: watch::Receiver<TargetState>,
-    /// The target's task. When it ends, replicas on this machine are drained; a Deployment stays as it is.
+    /// The target's task. When it ends, replicas on this machine are drained; an object of Kubernetes stays as it is.
     pub done: JoinHandle<()>,
 }
 

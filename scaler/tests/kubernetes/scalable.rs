@@ -1,18 +1,19 @@
-//! The target `deployment` on a real API server. No kubelet runs the pods, so the tests write the status of pods.
+//! Deployments, StatefulSets and custom resources as targets, on a real API server. No kubelet runs the pods, so the tests write the status of pods.
 
 use crate::control_plane::{ControlPlane, TIMEOUT, apply, control_plane, namespace, node, wait_for};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
 use law::observation::Replicas;
 use scaler::leader::{self, CandidateSpec};
-use scaler::target::deployment::{self, ScaledDeployment};
+use scaler::target::scalable::{self, ScalableSpec};
 use scaler::target::{Desired, Handle, TargetState};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -81,12 +82,12 @@ impl TestDeployment {
 
     /// Starts the target that scales this Deployment through `client`.
     fn follow_with(&self, client: Client) -> Handle {
-        deployment::run(self.spec(), client, None)
+        scalable::run(self.spec(), client, None)
     }
 
-    fn spec(&self) -> ScaledDeployment {
+    fn spec(&self) -> ScalableSpec {
         let name = format!("deployment:{}/replica", self.namespace).parse().expect("the text names a Deployment");
-        ScaledDeployment { name, identity: "test".into() }
+        ScalableSpec { name, identity: "test".into() }
     }
 
     /// The number of replicas in the Deployment's scale.
@@ -514,7 +515,8 @@ async fn a_forbidden_write_is_a_rejection_after_which_the_next_one_is_tried() {
     let limited = control_plane.client_of("limited").await;
     let deployment = TestDeployment::new(control_plane, "forbidden").await;
     let target = deployment.follow_with(limited);
-    wait_for_refusal(&target, "check the API server and the scaler's Role").await;
+    wait_for_refusal(&target, "an API server that has just started forbids every request for a moment").await;
+    wait_for_refusal(&target, "check the scaler's Role").await;
 
     let roles = Api::<Role>::namespaced(deployment.client.clone(), &deployment.namespace);
     let bindings = Api::<RoleBinding>::namespaced(deployment.client.clone(), &deployment.namespace);
@@ -570,7 +572,7 @@ async fn a_deposed_leader_does_not_overwrite_its_successors_replicas() {
             client.send(request).await
         }
     });
-    let target = deployment::run(deployment.spec(), Client::new(server, "default"), Some(candidate.fence.clone()));
+    let target = scalable::run(deployment.spec(), Client::new(server, "default"), Some(candidate.fence.clone()));
     wait_for_replicas(&target, starting(1)).await;
     let set_desired = |replicas, term| target.desired.send_replace(Desired { replicas, term, ..Desired::default() });
 
@@ -619,4 +621,245 @@ async fn depose(client: &Client) {
     let claim =
         json!({"spec": {"holderIdentity": "successor", "leaseTransitions": transitions.unwrap_or_default() + 1}});
     leases.patch("scaler", &PatchParams::default(), &Patch::Merge(claim)).await.expect("the Lease can be changed");
+}
+
+/// Publishes an Event on a pod, as cluster-autoscaler does.
+async fn publish_event(deployment: &TestDeployment, pod: &str, reason: &str, note: &str) {
+    let uid = deployment.pods.get(pod).await.expect("the pod exists").metadata.uid;
+    let regarding =
+        json!({"apiVersion": "v1", "kind": "Pod", "namespace": deployment.namespace, "name": pod, "uid": uid});
+    let now = k8s_openapi::jiff::Timestamp::now();
+    let event = json!({"metadata": {"name": format!("{pod}.{}", reason.to_lowercase())}, "regarding": regarding,
+        "reason": reason, "note": note, "type": "Normal", "action": "Scale", "eventTime": format!("{now:.6}"),
+        "reportingController": "cluster-autoscaler", "reportingInstance": "cluster-autoscaler"});
+    let event = serde_json::from_value(event).expect("the JSON is an Event");
+    let events = Api::<Event>::namespaced(deployment.client.clone(), &deployment.namespace);
+    events.create(&PostParams::default(), &event).await.expect("the Event can be created");
+}
+
+#[tokio::test]
+async fn a_pod_for_which_a_node_is_coming_is_starting_until_the_autoscaler_gives_up() {
+    let Some(control_plane) = control_plane() else { return };
+    let limited = control_plane.client_of("eventless").await;
+    let deployment = TestDeployment::new(control_plane, "coming").await;
+    let nowhere = json!({"spec": {"template": {"spec": {"nodeName": null, "nodeSelector": {"place": "none"}}},
+        "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "100%"}}}});
+    let change = Patch::Merge(nowhere);
+    deployment
+        .deployments
+        .patch("replica", &PatchParams::default(), &change)
+        .await
+        .expect("the Deployment can be changed");
+    let target = deployment.follow();
+    let is_unknown = |state: &TargetState| state.awaited.as_ref().is_some_and(|text| text.contains("not known yet"));
+    let state = wait_for_state(&target, "a pod of which nothing is known yet", is_unknown).await;
+    assert_eq!((state.replicas, state.placement, state.obstacle), (starting(1), None, None));
+
+    let pods = deployment.wait_for_pods(1).await;
+    publish_event(&deployment, &pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{group 1->2 (max: 3)}]").await;
+    let is_coming = |state: &TargetState| state.awaited.as_ref().is_some_and(|text| text.contains("group 1->2"));
+    let state = wait_for_state(&target, "a pod for which a node is coming", is_coming).await;
+    assert_eq!((state.replicas, &state.obstacle), (starting(1), &None));
+    assert!(state.startup >= Some(Duration::from_secs(1)), "the wait counts as a part of a start: {state:?}");
+
+    publish_event(&deployment, &pods[0], "NotTriggerScaleUp", "pod didn't trigger scale-up: 1 max node group size")
+        .await;
+    let is_full = |state: &TargetState| state.obstacle.as_ref().is_some_and(|text| text.contains("no node is coming"));
+    let state = wait_for_state(&target, "a cluster that is full", is_full).await;
+    assert_eq!(state.replicas, Replicas { desired: 1, blocked: 1, ..Replicas::default() });
+    assert_eq!((state.awaited, state.placement), (None, Some(Duration::from_secs(10))));
+    let obstacle = state.obstacle.expect("the pod has no node");
+    assert!(obstacle.contains("nodes are available") && obstacle.contains("max node group size"), "{obstacle}");
+
+    // A scaler that may not list Events cannot tell. Both answers are possible, so it waits as long as nodes may take.
+    let roles = Api::<Role>::namespaced(deployment.client.clone(), &deployment.namespace);
+    let bindings = Api::<RoleBinding>::namespaced(deployment.client.clone(), &deployment.namespace);
+    let read = json!({"apiGroups": ["", "apps"], "resources": ["deployments", "pods"], "verbs": ["list", "watch"]});
+    apply(&roles, "scaler", json!({"rules": [read]})).await;
+    let of_role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "scaler"});
+    let to_user = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eventless"}]);
+    apply(&bindings, "scaler", json!({"roleRef": of_role, "subjects": to_user})).await;
+    let target = deployment.follow_with(limited);
+    let is_blocked = |state: &TargetState| state.replicas.blocked == 1;
+    let state = wait_for_state(&target, "a blocked pod", is_blocked).await;
+    assert_eq!(state.placement, Some(Duration::from_secs(300)));
+    let obstacle = state.obstacle.expect("the pod has no node");
+    assert!(obstacle.contains("nodes are available") && !obstacle.contains("is coming"), "{obstacle}");
+}
+
+#[tokio::test]
+async fn a_moment_in_which_everything_is_forbidden_is_no_missing_permission() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "moment").await;
+    let forbids = Arc::new(AtomicBool::new(false));
+    let (client, switch) = (deployment.client.clone(), forbids.clone());
+    let server = tower::service_fn(move |request: hyper::Request<Body>| {
+        let (client, forbids) = (client.clone(), switch.load(Ordering::SeqCst));
+        async move {
+            if forbids {
+                let status = json!({"kind": "Status", "status": "Failure", "message": "forbidden", "code": 403});
+                let answer = hyper::Response::builder().status(403);
+                return Ok(answer.body(Body::from(status.to_string().into_bytes())).expect("a valid answer"));
+            }
+            client.send(request).await
+        }
+    });
+    let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(deployment.client.clone(), &deployment.namespace);
+    let same = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "replica"});
+    let spec = json!({"spec": {"scaleTargetRef": same, "minReplicas": 1, "maxReplicas": 2}});
+    apply(&autoscalers, "cpu", spec).await;
+    let target = deployment.follow_with(Client::new(server, "default"));
+    wait_for_refusal(&target, "HorizontalPodAutoscaler moment/cpu scales").await;
+
+    // The known autoscaler counts until the API server answers again. Otherwise two autoscalers would fight.
+    forbids.store(true, Ordering::SeqCst);
+    for _ in 0..20 {
+        set_desired(&target, 3);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    forbids.store(false, Ordering::SeqCst);
+    wait_for_refusal(&target, "HorizontalPodAutoscaler moment/cpu scales").await;
+    assert_eq!(deployment.replicas().await, 1);
+
+    autoscalers.delete("cpu", &DeleteParams::default()).await.expect("the autoscaler can be deleted");
+    wait_for_replicas(&target, starting(1)).await;
+    forbids.store(true, Ordering::SeqCst);
+    set_desired(&target, 2);
+    let state = wait_for_refusal(&target, "cannot scale deployment moment/replica to 2: forbidden").await;
+    let rejection = state.rejection.expect("the change was rejected").reason;
+    assert!(rejection.contains("has just started") && !rejection.contains("let the scaler"), "{rejection}");
+    wait_for("a missing permission", async || {
+        set_desired(&target, 2);
+        let rejection = target.state.borrow().rejection.clone()?;
+        rejection.reason.contains("let the scaler get and patch deployments/scale").then_some(())
+    })
+    .await;
+    forbids.store(false, Ordering::SeqCst);
+    set_desired_until_done(&deployment, &target, 2).await;
+}
+
+/// The target with the flag `flag`.
+fn follow(flag: &str, client: &Client) -> Handle {
+    let name = flag.parse().expect("the text names an object");
+    scalable::run(ScalableSpec { name, identity: "test".into() }, client.clone(), None)
+}
+
+/// Tells the target the desired replicas until it reports them.
+async fn scale_to(target: &Handle, replicas: usize) -> TargetState {
+    wait_for(&format!("{replicas} replicas"), async || {
+        set_desired(target, replicas);
+        let state = target.state.borrow().clone();
+        (state.replicas.desired == replicas && state.refusal.is_none()).then_some(state)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stateful_set_is_scaled_and_its_pods_wait_for_a_blocked_one() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "stateful").await;
+    let client = &deployment.client;
+    let labels = json!({"app": "stateful"});
+    let pod = json!({"containers": [{"name": "replica", "image": "replica"}], "nodeName": NODE,
+        "automountServiceAccountToken": false});
+    let template = json!({"metadata": {"labels": labels}, "spec": pod});
+    let sets = Api::<StatefulSet>::namespaced(client.clone(), &deployment.namespace);
+    let spec = json!({"serviceName": "replica", "selector": {"matchLabels": labels}, "template": template});
+    let set = serde_json::from_value(json!({"metadata": {"name": "replica"}, "spec": spec}));
+    sets.create(&PostParams::default(), &set.expect("the JSON is a StatefulSet")).await.expect("it can be created");
+
+    let target = follow("statefulset:stateful/replica", client);
+    wait_for_replicas(&target, starting(1)).await;
+    // An autoscaler of the Deployment of the same name is no autoscaler of the StatefulSet.
+    let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), &deployment.namespace);
+    let scaled = |kind: &str| {
+        json!({"spec": {"maxReplicas": 2,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": kind, "name": "replica"}}})
+    };
+    apply(&autoscalers, "cpu", scaled("Deployment")).await;
+    scale_to(&target, 3).await;
+    let scale = sets.get_scale("replica").await.expect("the StatefulSet has a scale");
+    assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(3));
+    assert_eq!(deployment.replicas().await, 1, "the Deployment of the same name stays");
+    // The second and the third pod are not created before the first is ready.
+    wait_for("the first pod", async || deployment.pods.get_opt("replica-0").await.expect("the API server answers"))
+        .await;
+    wait_for_replicas(&target, starting(3)).await;
+    let waiting = json!({"name": "replica", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
+    deployment.set_pod_status("replica-0", json!({"containerStatuses": [waiting]})).await;
+    wait_for_replicas(&target, Replicas { desired: 3, blocked: 3, ..Replicas::default() }).await;
+    deployment.set_pod_status("replica-0", json!({"containerStatuses": []})).await;
+    deployment.make_pod_ready("replica-0", 4).await;
+    wait_for_replicas(&target, Replicas { desired: 3, ready: 1, starting: 2, ..Replicas::default() }).await;
+
+    apply(&autoscalers, "cpu", scaled("StatefulSet")).await;
+    wait_for_refusal(&target, "HorizontalPodAutoscaler stateful/cpu scales statefulset stateful/replica already").await;
+}
+
+#[tokio::test]
+async fn a_custom_resource_with_a_scale_is_scaled() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "custom").await;
+    let client = &deployment.client;
+    let early = follow("scale:roundhouse.test/v1/widgets:custom/replica", client);
+    wait_for_refusal(&early, "check --target").await;
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let scale = json!({"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size",
+        "labelSelectorPath": ".status.pods"});
+    let version = json!({"name": "v1", "served": true, "storage": true, "schema": schema,
+        "subresources": {"status": {}, "scale": scale}});
+    let plain = json!({"name": "v1", "served": true, "storage": true, "schema": schema});
+    let definition = |kind: &str, plural: &str, version: &Value| {
+        let names = json!({"kind": kind, "plural": plural, "singular": plural.trim_end_matches('s')});
+        json!({"spec": {"group": "roundhouse.test", "scope": "Namespaced", "names": names, "versions": [version]}})
+    };
+    apply(&definitions, "widgets.roundhouse.test", definition("Widget", "widgets", &version)).await;
+    apply(&definitions, "plains.roundhouse.test", definition("Plain", "plains", &plain)).await;
+    let type_ = ApiResource {
+        group: "roundhouse.test".into(),
+        version: "v1".into(),
+        api_version: "roundhouse.test/v1".into(),
+        kind: "Widget".into(),
+        plural: "widgets".into(),
+    };
+    let widgets = Api::<DynamicObject>::namespaced_with(client.clone(), "custom", &type_);
+    let widget = json!({"apiVersion": "roundhouse.test/v1", "kind": "Widget", "metadata": {"name": "replica"},
+        "spec": {"size": 1}});
+    let widget: DynamicObject = serde_json::from_value(widget).expect("the JSON is an object");
+    wait_for("the definition in force", async || widgets.create(&PostParams::default(), &widget).await.ok()).await;
+    let target = follow("scale:roundhouse.test/v1/widgets:custom/replica", client);
+    wait_for_refusal(&target, "it has no selector").await;
+    // The pods are those of the Deployment, which its own controller creates.
+    let status = Patch::Merge(json!({"status": {"size": 1, "pods": "app=replica"}}));
+    widgets.patch_status("replica", &PatchParams::default(), &status).await.expect("the status can be changed");
+    wait_for_replicas(&target, starting(1)).await;
+    scale_to(&target, 2).await;
+    let scaled = widgets.get("replica").await.expect("the object exists");
+    assert_eq!(scaled.data["spec"]["size"], 2);
+    // The target that was there before the definition finds the object, too.
+    wait_for_replicas(&early, starting(2)).await;
+    let pods = deployment.wait_for_pods(1).await;
+    deployment.make_pod_ready(&pods[0], 4).await;
+    wait_for_replicas(&target, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() }).await;
+    let events = Api::<Event>::namespaced(client.clone(), "custom");
+    wait_for("an Event on the object", async || {
+        let list = events.list(&ListParams::default()).await.expect("the API server answers").items;
+        list.into_iter()
+            .find(|event| event.regarding.as_ref().is_some_and(|object| object.kind.as_deref() == Some("Widget")))
+    })
+    .await;
+
+    let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), "custom");
+    let scaled = |group: &str| {
+        json!({"spec": {"maxReplicas": 2,
+        "scaleTargetRef": {"apiVersion": format!("{group}/v1"), "kind": "Widget", "name": "replica"}}})
+    };
+    apply(&autoscalers, "cpu", scaled("other.test")).await;
+    scale_to(&target, 3).await;
+    apply(&autoscalers, "cpu", scaled("roundhouse.test")).await;
+    wait_for_refusal(&target, "HorizontalPodAutoscaler custom/cpu scales widgets.roundhouse.test custom/replica").await;
+    let plains = follow("scale:roundhouse.test/v1/plains:custom/replica", client);
+    wait_for_refusal(&plains, "plains.roundhouse.test have no subresource scale").await;
 }
