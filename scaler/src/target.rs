@@ -20,6 +20,8 @@ pub struct TargetState {
     pub replicas: Replicas,
     /// The running mean of the times from start to readiness; `None` until a replica has become ready.
     pub startup: Option<Duration>,
+    /// The mean time that replicas took lately to get a node if none had room for them; `None` until one was measured.
+    pub node_time: Option<Duration>,
     /// The time in which blocked replicas may still get a node; `None` if none of them waits for a node.
     pub placement: Option<Duration>,
     /// The name of a pod that cannot be placed or keeps dying, and the reason, also if it is beyond the desired

@@ -45,6 +45,8 @@ pub struct Observation {
     pub age: Duration,
     /// The mean of the measured start-up times of replicas; `None` until one was measured.
     pub startup: Option<Duration>,
+    /// The mean time that replicas took lately to get a node if none had room for them; `None` until one was measured.
+    pub node_time: Option<Duration>,
     /// The time in which blocked replicas may still get a node, counted from the first blocked one; `None` if none of
     /// them waits for a node.
     pub placement: Option<Duration>,

@@ -35,6 +35,9 @@ const LEAST_WAIT: f64 = 0.1;
 /// The start-up time that is assumed before one was measured, in seconds.
 const STARTUP_GUESS: f64 = 3.0;
 
+/// The time that a node takes if none was measured, in seconds. Cluster autoscalers take one to five minutes.
+const NODE_GUESS: f64 = 120.0;
+
 /// The time for which the law plans, in leads. Loads to which the load may jump within it count, too.
 const HORIZON: f64 = 2.0;
 
@@ -96,6 +99,9 @@ pub struct Plan {
     pub late_price: f64,
     /// The highest number of replicas of which the last is worth its price now.
     pub needed: usize,
+    /// The highest number of replicas of which the last is worth its price, at the loads that are expected until a new node
+    /// would have come and a replica would serve on it.
+    pub needed_with_node: usize,
     /// The predicted share of requests that are late with the recommended replicas, 0 to 1.
     pub predicted_late: f64,
     /// The levels next to the recommended replicas.
@@ -208,6 +214,7 @@ impl Slo {
         }
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
+        let node = seen.node_time.map_or(NODE_GUESS, |time| time.as_secs_f64());
         let terms = Terms { elapsed, price, lead: startup + self.settings.interval.as_secs_f64() };
         // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
         // that is more counted, and nothing that is less, chance would raise the load.
@@ -236,6 +243,7 @@ impl Slo {
             wait_limit_seconds: waiting.limit,
             lead_seconds: terms.lead,
             late_price: price,
+            needed_with_node: state.needed_with_node(&terms, node),
             ..Plan::default()
         };
         let desired = seen.replicas.desired + seen.replicas.lost;
@@ -298,6 +306,15 @@ impl State {
         let half = ago(span / 2.0);
         let slower = (mean - half).min(half - ago(span));
         (PERSISTENCE * 2.0 * slower * lead / span).max(0.0)
+    }
+
+    /// The replicas that are worth their price at the loads that are expected until a node has come, after `node` seconds,
+    /// and a replica serves on it.
+    fn needed_with_node(&self, terms: &Terms, node: f64) -> usize {
+        let ahead = self.filter.ahead(HORIZON * terms.lead + node);
+        let late = self.table.expected(self.filter.loads(), &ahead, 1.0, 0.0);
+        let is_worth = |pair: &[f64]| terms.price * (pair[0] - pair[1]) > 1.0;
+        late[1..].windows(2).rposition(is_worth).map_or(1, |index| index + 2)
     }
 
     /// Lets each level learn from a tick, and completes the plan. The target has `desired` replicas.

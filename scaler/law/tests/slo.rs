@@ -158,6 +158,24 @@ fn the_words_are_true_while_no_request_comes() {
 }
 
 #[test]
+fn the_longer_a_node_takes_the_more_replicas_may_be_needed_until_then() {
+    // The load is low for the most part, and high for half a minute now and then.
+    let needed = [10, 60, 600].map(|node| {
+        let (mut law, mut total, mut needed) = (law(), 0.0, None);
+        for second in 0..600 {
+            total += if second % 200 < 170 { 5.0 } else { 40.0 };
+            let seen = observation(f64::from(second), total, ready(10));
+            let found = law.decide(&Observation { node_time: Some(Duration::from_secs(node)), ..seen });
+            if second == 560 {
+                needed = found.plan.map(|plan| (plan.needed, plan.needed_with_node));
+            }
+        }
+        needed.expect("the law has planned")
+    });
+    assert!(needed.is_sorted() && needed[2].1 > needed[0].1 && needed[2].1 > needed[2].0, "{needed:?}");
+}
+
+#[test]
 fn chance_is_no_rise() {
     let mut arrivals = [4.0; 100];
     arrivals[99] = 9.0;

@@ -1,6 +1,7 @@
 //! Makes checked settings of the flags of one target.
 
 use crate::control::ControlSettings;
+use crate::headroom::HeadroomSize;
 use crate::target::processes::ProcessesSpec;
 use crate::target::scalable::ScalableSpec;
 use anyhow::{Context, Result, ensure};
@@ -72,6 +73,16 @@ pub struct Section {
     /// Decide and explain, but change nothing (not with --target processes)
     #[arg(long, env = "ROUNDHOUSE_DRY_RUN")]
     pub dry_run: bool,
+    /// Let unready pods and then the newest ones be deleted first when replicas are removed, by the annotation
+    /// controller.kubernetes.io/pod-deletion-cost (Kubernetes 1.22 and later; not with statefulset:). The scaler must be
+    /// permitted to patch pods
+    #[arg(long, env = "ROUNDHOUSE_DELETION_COST")]
+    pub deletion_cost: bool,
+    /// Placeholders that keep room for new replicas: their number, or auto for the replicas that the law would add within
+    /// the time that a node takes. They are the pods of the Deployment headroom in the target's namespace, which has a low
+    /// priority (k8s/components/headroom)
+    #[arg(long, env = "ROUNDHOUSE_HEADROOM", value_name = "N|auto")]
+    pub headroom: Option<HeadroomSize>,
     /// Name of the Lease by which one of several scalers of a target becomes the leader, in the target's namespace;
     /// by default roundhouse-scaler-NAME for a Deployment, and roundhouse-scaler-PLURAL-NAME for others
     #[arg(long, env = "ROUNDHOUSE_LEASE")]
@@ -172,8 +183,22 @@ impl Section {
         let settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
         let law = self.law(laws, &settings)?;
         let (limits, interval, role, is_dry_run) = (self.limits(&settings), self.interval, self.role, self.dry_run);
+        let headroom = self.headroom;
+        ensure!(
+            headroom.is_none() || matches!(self.target, TargetFlag::Scalable(_)),
+            "--headroom needs a target on Kubernetes: processes on this machine have no nodes to wait for"
+        );
+        ensure!(
+            headroom != Some(HeadroomSize::Auto) || self.policy == "slo",
+            "--headroom auto needs --policy slo, since no other law plans ahead; give a number of placeholders"
+        );
+        let ordered = |name: &ScalableName| name.type_ == ScalableType::StatefulSet;
+        ensure!(
+            !self.deletion_cost || matches!(&self.target, TargetFlag::Scalable(name) if !ordered(name)),
+            "--deletion-cost needs a target whose pods belong to ReplicaSets, such as deployment:NAMESPACE/NAME"
+        );
         let (source, target) = self.source_and_target()?;
-        Ok((ControlSettings { name, role, source, law, limits, interval, is_dry_run }, target))
+        Ok((ControlSettings { name, role, source, law, limits, interval, is_dry_run, headroom }, target))
     }
 
     fn law(&self, laws: &Table, settings: &Settings) -> Result<Box<dyn Law>> {
@@ -214,7 +239,8 @@ impl Section {
             TargetFlag::Scalable(name) => {
                 let lease = self.lease.unwrap_or_else(|| lease(&name));
                 let identity = self.identity.unwrap_or_else(identity);
-                TargetSpec::Scalable(ScalableSpec { name, identity }, lease)
+                let has_deletion_costs = self.deletion_cost;
+                TargetSpec::Scalable(ScalableSpec { name, identity, has_deletion_costs }, lease)
             }
             TargetFlag::Processes => {
                 ensure!(

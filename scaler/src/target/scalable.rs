@@ -3,6 +3,7 @@
 //! written at once, while this scaler leads, or never. While the API server does not answer, the last state stays, with a
 //! refusal, and desired replicas that arrive are dropped.
 
+pub mod deletion_cost;
 pub mod object;
 pub mod pod_events;
 pub mod pod_times;
@@ -11,6 +12,7 @@ pub mod room;
 
 use super::{Desired, Handle, Rejection, TargetState};
 use crate::leader::Fence;
+use deletion_cost::{ANNOTATION, Change};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams};
@@ -49,6 +51,9 @@ const ATTEMPTS: usize = 4;
 /// Longest note of an Event, in bytes (documentation of Event).
 const NOTE_BYTES: usize = 1024;
 
+/// The longest time for the deletion costs of pods. The change of the scale is not put off for longer.
+const COSTS_TIME: Duration = Duration::from_secs(5);
+
 /// Advice after a denial that may pass.
 const STARTS_UP: &str = "an API server that has just started forbids every request for a moment";
 
@@ -59,6 +64,8 @@ pub struct ScalableSpec {
     pub name: ScalableName,
     /// The name of this scaler in Events, such as the name of its pod.
     pub identity: String,
+    /// Whether pods get deletion costs before replicas are removed.
+    pub has_deletion_costs: bool,
 }
 
 /// Starts the task. It refuses changes until it has read the object. `fence` is that of the Lease whose holder may
@@ -83,6 +90,7 @@ pub fn run(spec: ScalableSpec, client: Client, fence: Option<Fence>) -> Handle {
         read_denials: Denials::default(),
         write_denials: Denials::default(),
         event_denials: Denials::default(),
+        cost_denials: Denials::default(),
     };
     let mut closing = receiver.clone();
     let done = tokio::spawn(async move {
@@ -111,6 +119,8 @@ struct ScalableTarget {
     read_denials: Denials,
     write_denials: Denials,
     event_denials: Denials,
+    /// Forbidden requests that write deletion costs.
+    cost_denials: Denials,
 }
 
 /// The followed object: its type, its interface, and the pods that its selector picks.
@@ -142,6 +152,8 @@ struct Present<'a> {
     reference: ObjectReference,
     desired: usize,
     obstacle: Option<String>,
+    /// The changes of deletion costs before replicas are removed.
+    costs: Vec<Change>,
 }
 
 impl ScalableTarget {
@@ -262,7 +274,10 @@ impl ScalableTarget {
         if let Some(desired) = desired {
             let reference = object.object_ref(&followed.type_);
             let objects = &followed.objects;
-            let present = Present { objects, reference, desired: scalable.desired, obstacle: obstacle.clone() };
+            let removed = scalable.desired.saturating_sub(desired.replicas);
+            let has_costs = self.spec.has_deletion_costs && removed > 0;
+            let costs = if has_costs { deletion_cost::changes(&pods, &states, removed) } else { Vec::new() };
+            let present = Present { objects, reference, desired: scalable.desired, obstacle: obstacle.clone(), costs };
             self.grant(&present, &followed.type_.kind, &desired).await?;
         }
         self.report(TargetState {
@@ -338,6 +353,7 @@ impl ScalableTarget {
                 tracing::info!("this scaler no longer leads; leaving a change of {} out", self.spec.name);
                 return Ok(());
             }
+            self.write_costs(&present.costs).await;
             let change = Scale {
                 metadata: ObjectMeta { resource_version: scale.metadata.resource_version, ..ObjectMeta::default() },
                 spec: Some(ScaleSpec { replicas: Some(i32::try_from(desired.replicas).unwrap_or(i32::MAX)) }),
@@ -356,6 +372,30 @@ impl ScalableTarget {
         }
         tracing::info!("other programs keep changing {}; leaving this change out", self.spec.name);
         Ok(())
+    }
+
+    /// Writes deletion costs. They are advice to the ReplicaSet, so a failure does not keep the replicas from being removed.
+    async fn write_costs(&mut self, costs: &[Change]) {
+        let write = async {
+            for Change { pod, cost } in costs {
+                let cost = cost.map(|cost| cost.to_string());
+                let patch = serde_json::json!({"metadata": {"annotations": {ANNOTATION: cost}}});
+                match request(self.pods.patch_metadata(pod, &PatchParams::default(), &Patch::Merge(patch))).await {
+                    Ok(_) => {}
+                    // The pod has gone in the meantime.
+                    Err(failure) if failure.is(404) => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Ok(())
+        };
+        let written = tokio::time::timeout(COSTS_TIME, write).await;
+        let written = written.unwrap_or_else(|_| Err(ApiError::Unanswered(format!("no end within {COSTS_TIME:?}"))));
+        self.cost_denials.note(written.as_ref().err(), Instant::now());
+        if let Err(failure) = written {
+            let advice = if self.cost_denials.last(Instant::now()) { "; let the scaler patch pods" } else { "" };
+            tracing::warn!("cannot write the deletion costs of pods of {}: {failure}{advice}", self.spec.name);
+        }
     }
 
     /// Logs a change, and publishes it as an Event on the object.
@@ -388,8 +428,8 @@ impl ScalableTarget {
 
     /// Publishes `state` with the measured times and the last rejection.
     fn report(&self, state: TargetState) {
-        let (startup, placement) = (self.times.startup(), self.times.placement());
-        let state = TargetState { startup, placement, rejection: self.rejection.clone(), ..state };
+        let (startup, placement, node_time) = (self.times.startup(), self.times.placement(), self.times.node_time());
+        let state = TargetState { startup, placement, node_time, rejection: self.rejection.clone(), ..state };
         self.publish.send_if_modified(|present| std::mem::replace(present, state.clone()) != state);
     }
 

@@ -3,4 +3,5 @@
 #[path = "../common/control_plane.rs"]
 mod control_plane;
 mod leader;
+mod room;
 mod scalable;

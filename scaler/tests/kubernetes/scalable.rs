@@ -1,10 +1,10 @@
 //! Deployments, StatefulSets and custom resources as targets, on a real API server. No kubelet runs the pods, so the tests write the status of pods.
 
-use crate::control_plane::{ControlPlane, TIMEOUT, apply, control_plane, namespace, node, wait_for};
+use crate::control_plane::{ControlPlane, TIMEOUT, apply, control_plane, namespace, node, report, wait_for};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController, ResourceQuota};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -24,18 +24,18 @@ use tokio::task::JoinSet;
 const NODE: &str = "node";
 
 /// A Deployment in a namespace of its own.
-struct TestDeployment {
+pub(crate) struct TestDeployment {
     _control_plane: Arc<ControlPlane>,
-    client: Client,
-    deployments: Api<Deployment>,
-    pods: Api<Pod>,
+    pub(crate) client: Client,
+    pub(crate) deployments: Api<Deployment>,
+    pub(crate) pods: Api<Pod>,
     namespace: String,
     _tasks: JoinSet<()>,
 }
 
 impl TestDeployment {
     /// Creates a Deployment of one replica, on a node that runs nothing.
-    async fn new(control_plane: Arc<ControlPlane>, name: &str) -> Self {
+    pub(crate) async fn new(control_plane: Arc<ControlPlane>, name: &str) -> Self {
         Self::with(control_plane, name, &json!({})).await
     }
 
@@ -87,7 +87,7 @@ impl TestDeployment {
 
     fn spec(&self) -> ScalableSpec {
         let name = format!("deployment:{}/replica", self.namespace).parse().expect("the text names a Deployment");
-        ScalableSpec { name, identity: "test".into() }
+        ScalableSpec { name, identity: "test".into(), has_deletion_costs: false }
     }
 
     /// The number of replicas in the Deployment's scale.
@@ -96,7 +96,7 @@ impl TestDeployment {
         scale.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }
 
-    async fn set_replicas(&self, replicas: usize) {
+    pub(crate) async fn set_replicas(&self, replicas: usize) {
         let change = json!({"spec": {"replicas": replicas}});
         let params = PatchParams::default();
         self.deployments
@@ -106,7 +106,7 @@ impl TestDeployment {
     }
 
     /// Waits until exactly `count` pods are not being deleted. Returns their names.
-    async fn wait_for_pods(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn wait_for_pods(&self, count: usize) -> Vec<String> {
         wait_for(&format!("{count} pods"), async || {
             let pods = self.pods.list(&ListParams::default()).await.expect("the API server answers").items;
             let alive = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
@@ -117,13 +117,13 @@ impl TestDeployment {
     }
 
     /// Writes a pod's status, as a kubelet would.
-    async fn set_pod_status(&self, pod: &str, status: Value) {
+    pub(crate) async fn set_pod_status(&self, pod: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
         self.pods.patch_status(pod, &PatchParams::default(), &patch).await.expect("the status can be changed");
     }
 
     /// Makes a pod ready, `seconds` after its creation.
-    async fn make_pod_ready(&self, pod: &str, seconds: i64) {
+    pub(crate) async fn make_pod_ready(&self, pod: &str, seconds: i64) {
         let created = self.pods.get(pod).await.expect("the pod exists").metadata.creation_timestamp;
         let created = created.expect("a pod has a time of creation").0;
         let ready = created + k8s_openapi::jiff::SignedDuration::from_secs(seconds);
@@ -133,7 +133,7 @@ impl TestDeployment {
 }
 
 /// Tells the target the desired replicas again and again, as the control loop does, until the Deployment has them.
-async fn set_desired_until_done(deployment: &TestDeployment, target: &Handle, replicas: usize) {
+pub(crate) async fn set_desired_until_done(deployment: &TestDeployment, target: &Handle, replicas: usize) {
     wait_for(&format!("{replicas} replicas"), async || {
         set_desired(target, replicas);
         (deployment.replicas().await == replicas as i32).then_some(())
@@ -158,7 +158,7 @@ async fn wait_for_state(target: &Handle, what: &str, is_wanted: impl FnMut(&Targ
     }
 }
 
-async fn wait_for_replicas(target: &Handle, replicas: Replicas) -> TargetState {
+pub(crate) async fn wait_for_replicas(target: &Handle, replicas: Replicas) -> TargetState {
     let is_wanted =
         |state: &TargetState| state.replicas == replicas && state.refusal.is_none() && state.rejection.is_none();
     wait_for_state(target, &format!("{replicas:?}"), is_wanted).await
@@ -173,7 +173,7 @@ async fn wait_for_refusal(target: &Handle, why: &str) -> TargetState {
     wait_for_state(target, &format!("a refusal with {why:?}"), refuses).await
 }
 
-fn starting(desired: usize) -> Replicas {
+pub(crate) fn starting(desired: usize) -> Replicas {
     Replicas { desired, starting: desired, ..Replicas::default() }
 }
 
@@ -739,13 +739,13 @@ async fn a_moment_in_which_everything_is_forbidden_is_no_missing_permission() {
 }
 
 /// The target with the flag `flag`.
-fn follow(flag: &str, client: &Client) -> Handle {
+pub(crate) fn follow(flag: &str, client: &Client) -> Handle {
     let name = flag.parse().expect("the text names an object");
-    scalable::run(ScalableSpec { name, identity: "test".into() }, client.clone(), None)
+    scalable::run(ScalableSpec { name, identity: "test".into(), has_deletion_costs: false }, client.clone(), None)
 }
 
 /// Tells the target the desired replicas until it reports them.
-async fn scale_to(target: &Handle, replicas: usize) -> TargetState {
+pub(crate) async fn scale_to(target: &Handle, replicas: usize) -> TargetState {
     wait_for(&format!("{replicas} replicas"), async || {
         set_desired(target, replicas);
         let state = target.state.borrow().clone();
@@ -772,11 +772,7 @@ async fn a_stateful_set_is_scaled_and_its_pods_wait_for_a_blocked_one() {
     wait_for_replicas(&target, starting(1)).await;
     // An autoscaler of the Deployment of the same name is no autoscaler of the StatefulSet.
     let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), &deployment.namespace);
-    let scaled = |kind: &str| {
-        json!({"spec": {"maxReplicas": 2,
-        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": kind, "name": "replica"}}})
-    };
-    apply(&autoscalers, "cpu", scaled("Deployment")).await;
+    apply(&autoscalers, "cpu", scaled_by("apps/v1", "Deployment")).await;
     scale_to(&target, 3).await;
     let scale = sets.get_scale("replica").await.expect("the StatefulSet has a scale");
     assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(3));
@@ -793,8 +789,75 @@ async fn a_stateful_set_is_scaled_and_its_pods_wait_for_a_blocked_one() {
     deployment.make_pod_ready("replica-0", 4).await;
     wait_for_replicas(&target, Replicas { desired: 3, ready: 1, starting: 2, ..Replicas::default() }).await;
 
-    apply(&autoscalers, "cpu", scaled("StatefulSet")).await;
+    apply(&autoscalers, "cpu", scaled_by("apps/v1", "StatefulSet")).await;
     wait_for_refusal(&target, "HorizontalPodAutoscaler stateful/cpu scales statefulset stateful/replica already").await;
+}
+
+#[tokio::test]
+async fn an_object_of_another_type_is_scaled_through_its_scale() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "another").await;
+    let client = &deployment.client;
+    for (flag, why) in [
+        ("scale:v1/widgets:another/replica", "v1 has no widgets"),
+        ("scale:example.com/v1/widgets:another/replica", "check --target"),
+        ("scale:v1/configmaps:another/replica", "configmaps have no subresource scale"),
+        ("scale:v1/replicationcontrollers:another/replica", "does not exist"),
+    ] {
+        wait_for_refusal(&follow(flag, client), why).await;
+    }
+    let controllers = Api::<ReplicationController>::namespaced(client.clone(), "another");
+    let labels = json!({"app": "another"});
+    let pod = json!({"containers": [{"name": "replica", "image": "replica"}], "nodeName": NODE,
+        "automountServiceAccountToken": false});
+    let template = json!({"metadata": {"labels": labels}, "spec": pod});
+    let spec = json!({"replicas": 1, "selector": labels, "template": template});
+    apply(&controllers, "replica", json!({"spec": spec})).await;
+    let target = follow("scale:v1/replicationcontrollers:another/replica", client);
+    wait_for_replicas(&target, starting(1)).await;
+    scale_to(&target, 2).await;
+    let scaled = controllers.get("replica").await.expect("the object exists");
+    assert_eq!(scaled.spec.and_then(|spec| spec.replicas), Some(2));
+    let of_controller = ListParams::default().labels("app=another");
+    let pods = wait_for("two pods", async || {
+        let pods = deployment.pods.list(&of_controller).await.expect("the API server answers").items;
+        (pods.len() == 2).then_some(pods)
+    })
+    .await;
+    deployment.make_pod_ready(&pods[0].name_any(), 4).await;
+    wait_for_replicas(&target, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() }).await;
+    wait_for_event_on(&deployment, "ReplicationController").await;
+    // The Deployment of the same name has another kind.
+    let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), "another");
+    apply(&autoscalers, "cpu", scaled_by("apps/v1", "Deployment")).await;
+    scale_to(&target, 0).await;
+    scale_to(&target, 3).await;
+    apply(&autoscalers, "cpu", scaled_by("v1", "ReplicationController")).await;
+    wait_for_refusal(&target, "HorizontalPodAutoscaler another/cpu scales replicationcontrollers another/replica")
+        .await;
+}
+
+/// The specification of an autoscaler of the object `replica`.
+fn scaled_by(api_version: &str, kind: &str) -> Value {
+    json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"apiVersion": api_version, "kind": kind, "name": "replica"}}})
+}
+
+/// Waits for an Event of the scaler on an object of the kind `kind`.
+async fn wait_for_event_on(deployment: &TestDeployment, kind: &str) {
+    let events = Api::<Event>::namespaced(deployment.client.clone(), &deployment.namespace);
+    wait_for("an Event on the object", async || {
+        let list = events.list(&ListParams::default()).await.expect("the API server answers").items;
+        let mut scaled = list.iter().filter(|event| event.reason.as_deref() == Some("Scaled"));
+        let is_on = |event: &Event| event.regarding.as_ref().and_then(|object| object.kind.as_deref()) == Some(kind);
+        scaled.any(is_on).then_some(())
+    })
+    .await;
+}
+
+/// The minor version of the API server.
+pub(crate) async fn minor_version(client: &Client) -> u32 {
+    let version = client.apiserver_version().await.expect("the API server has a version");
+    version.minor.trim_end_matches('+').parse().expect("the version is a number")
 }
 
 #[tokio::test]
@@ -802,6 +865,10 @@ async fn a_custom_resource_with_a_scale_is_scaled() {
     let Some(control_plane) = control_plane() else { return };
     let deployment = TestDeployment::new(control_plane, "custom").await;
     let client = &deployment.client;
+    if minor_version(client).await < 21 {
+        // Builds of v1.20 with a newer Go end with a segmentation fault at the first custom resource.
+        return report("skipped: custom resources, since this API server is older than v1.21");
+    }
     let early = follow("scale:roundhouse.test/v1/widgets:custom/replica", client);
     wait_for_refusal(&early, "check --target").await;
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
@@ -843,22 +910,11 @@ async fn a_custom_resource_with_a_scale_is_scaled() {
     let pods = deployment.wait_for_pods(1).await;
     deployment.make_pod_ready(&pods[0], 4).await;
     wait_for_replicas(&target, Replicas { desired: 2, ready: 1, starting: 1, ..Replicas::default() }).await;
-    let events = Api::<Event>::namespaced(client.clone(), "custom");
-    wait_for("an Event on the object", async || {
-        let list = events.list(&ListParams::default()).await.expect("the API server answers").items;
-        list.into_iter()
-            .find(|event| event.regarding.as_ref().is_some_and(|object| object.kind.as_deref() == Some("Widget")))
-    })
-    .await;
-
+    wait_for_event_on(&deployment, "Widget").await;
     let autoscalers = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), "custom");
-    let scaled = |group: &str| {
-        json!({"spec": {"maxReplicas": 2,
-        "scaleTargetRef": {"apiVersion": format!("{group}/v1"), "kind": "Widget", "name": "replica"}}})
-    };
-    apply(&autoscalers, "cpu", scaled("other.test")).await;
+    apply(&autoscalers, "cpu", scaled_by("other.test/v1", "Widget")).await;
     scale_to(&target, 3).await;
-    apply(&autoscalers, "cpu", scaled("roundhouse.test")).await;
+    apply(&autoscalers, "cpu", scaled_by("roundhouse.test/v1", "Widget")).await;
     wait_for_refusal(&target, "HorizontalPodAutoscaler custom/cpu scales widgets.roundhouse.test custom/replica").await;
     let plains = follow("scale:roundhouse.test/v1/plains:custom/replica", client);
     wait_for_refusal(&plains, "plains.roundhouse.test have no subresource scale").await;

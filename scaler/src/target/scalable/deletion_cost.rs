@@ -115,7 +115,10 @@ mod tests {
             let found = changes(&pods(costs), &states, removed);
             let expected: Vec<Change> = expected
                 .into_iter()
-                .filter(|it: &Change| costs[it.pod[1..].parse::<usize>().expect("an index")] != it.cost.map(|cost| cost.to_string()).as_deref())
+                .filter(|it: &Change| {
+                    costs[it.pod[1..].parse::<usize>().expect("an index")]
+                        != it.cost.map(|cost| cost.to_string()).as_deref()
+                })
                 .collect();
             assert_eq!(found, expected, "{costs:?}");
         }

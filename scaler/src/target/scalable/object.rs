@@ -107,14 +107,14 @@ mod tests {
         let object = |spec: Value, status: Value| json!({"metadata": {"name": "a"}, "spec": spec, "status": status});
         let found = read("deployment", object(json!({"replicas": 3, "selector": labels}), json!({})), None);
         let expected =
-            Scalable { desired: 3, selector: "b,app=a".into(), failure: None, is_rollout: false, is_ordered: false };
+            Scalable { desired: 3, selector: "app=a,b".into(), failure: None, is_rollout: false, is_ordered: false };
         assert_eq!(found, Ok(expected.clone()));
         let found = read("statefulset", object(json!({"selector": labels}), json!({})), None);
         assert_eq!(found, Ok(Scalable { desired: 1, is_ordered: true, ..expected.clone() }));
         let parallel = json!({"podManagementPolicy": "Parallel", "replicas": 3, "selector": labels});
         assert_eq!(read("statefulset", object(parallel, json!({})), None), Ok(expected.clone()));
         let scale = |replicas: Value| {
-            Some(json!({"spec": {"replicas": replicas}, "status": {"replicas": 1, "selector": "b,app=a"}}))
+            Some(json!({"spec": {"replicas": replicas}, "status": {"replicas": 1, "selector": "app=a,b"}}))
         };
         for type_ in ["rollout", "scale:example.com/v1/widgets"] {
             let found = read(type_, object(json!({"size": 9}), json!({})), scale(json!(3)));

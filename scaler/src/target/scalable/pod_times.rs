@@ -108,6 +108,11 @@ impl PodTimes {
         usual.max(with_node)
     }
 
+    /// The mean time that pods took lately to get a node if none had room for them; `None` until one was measured.
+    pub fn node_time(&self) -> Option<Duration> {
+        self.placements.mean()
+    }
+
     /// The time in which unplaced pods may get a node; `None` if there are no such pods.
     pub fn placement(&self) -> Option<Duration> {
         self.time_limit
