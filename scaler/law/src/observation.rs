@@ -66,7 +66,7 @@ pub struct Replicas {
     pub desired: usize,
     /// Replicas that serve.
     pub ready: usize,
-    /// Replicas that are not ready yet, and will serve soon.
+    /// Replicas that are not ready yet, and will serve soon, also those for which a node is coming.
     pub starting: usize,
     /// Desired replicas that cannot be placed, or keep dying. They do not count as starting.
     pub blocked: usize,

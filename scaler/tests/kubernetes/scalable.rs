@@ -343,7 +343,7 @@ async fn an_invalid_selector_is_refused() {
         }
     });
     let target = deployment.follow_with(Client::new(spoiling, "default"));
-    wait_for_refusal(&target, "the selector of deployment selector/replica is invalid").await;
+    wait_for_refusal(&target, "cannot find the pods of deployment selector/replica: its selector is invalid").await;
 }
 
 #[tokio::test]
