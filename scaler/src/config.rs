@@ -4,7 +4,7 @@ mod file;
 pub mod scaling;
 
 use crate::control::ControlSettings;
-use crate::{laws, status};
+use crate::{headroom, laws, status};
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -146,14 +146,19 @@ fn read(file: &Path, laws: &Table) -> Result<Vec<(ControlSettings, TargetSpec)>>
     let mut scaled = BTreeSet::new();
     for (name, flags) in file::sections(&file::read(file)?)? {
         let (settings, target) = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
-        let scaled_name = match &target {
-            TargetSpec::Processes(spec, _) => spec.list.display().to_string(),
-            TargetSpec::Scalable(spec, _) => spec.name.to_string(),
+        let own = match &target {
+            TargetSpec::Processes(spec, _) => vec![spec.list.display().to_string()],
+            TargetSpec::Scalable(spec, _) => {
+                let placeholders = settings.headroom.map(|_| headroom::spec(spec).name.to_string());
+                [spec.name.to_string()].into_iter().chain(placeholders).collect()
+            }
         };
-        ensure!(
-            scaled.insert(scaled_name.clone()),
-            "section [{name}]: another section scales {scaled_name}; delete one"
-        );
+        for scaled_name in own {
+            ensure!(
+                scaled.insert(scaled_name.clone()),
+                "section [{name}]: another section scales {scaled_name}; delete one"
+            );
+        }
         targets.push((settings, target));
     }
     Ok(targets)
@@ -315,6 +320,11 @@ mod tests {
             (format!("[a]\n{good}listen = \"127.0.0.1:1\""), &[], ["section [a]", "--listen"]),
             (format!("[a]\n{good}help = true"), &[], ["section [a]", "--help"]),
             (format!("[a]\n{good}[b]\n{good}"), &[], ["section [b]", "another section scales deployment shop/replica"]),
+            (
+                format!("[a]\n{good}headroom = 2\n[b]\ntarget = \"deployment:shop/b\"\nheadroom = 2"),
+                &[],
+                ["section [b]", "another section scales deployment shop/headroom"],
+            ),
             (format!("[a]\n{good}role = \"dispatchers\""), &[], ["section [a]", "--policy slo cannot scale"]),
             ("[a]\nrole = \"dispatchers\"\npolicy = \"rate:9\"".into(), &[], ["[a]", "--role dispatchers needs"]),
             (format!("[a]\n{good}"), &["--max=5"], ["--max belongs to one target", "scaler.toml"]),

@@ -126,7 +126,7 @@ pub enum Error {
 impl FromStr for ScalableName {
     type Err = Error;
 
-    /// Parses a value of one of the [forms](FORMS).
+    /// Parses a value such as `deployment:shop/replica`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let form = || Error::Form(text.into());
         let (prefix, rest) = text.split_once(':').ok_or_else(form)?;
