@@ -4,7 +4,7 @@ mod file;
 pub mod scaling;
 
 use crate::control::ControlSettings;
-use crate::{laws, status};
+use crate::{headroom, laws, status};
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -146,14 +146,19 @@ fn read(file: &Path, laws: &Table) -> Result<Vec<(ControlSettings, TargetSpec)>>
     let mut scaled = BTreeSet::new();
     for (name, flags) in file::sections(&file::read(file)?)? {
         let (settings, target) = check(&name, &flags, laws).with_context(|| format!("section [{name}]"))?;
-        let scaled_name = match &target {
-            TargetSpec::Processes(spec, _) => spec.list.display().to_string(),
-            TargetSpec::Deployment(spec, _) => spec.name.to_string(),
+        let own = match &target {
+            TargetSpec::Processes(spec, _) => vec![spec.list.display().to_string()],
+            TargetSpec::Scalable(spec, _) => {
+                let placeholders = settings.headroom.map(|_| headroom::spec(spec).name.to_string());
+                [spec.name.to_string()].into_iter().chain(placeholders).collect()
+            }
         };
-        ensure!(
-            scaled.insert(scaled_name.clone()),
-            "section [{name}]: another section scales {scaled_name}; delete one"
-        );
+        for scaled_name in own {
+            ensure!(
+                scaled.insert(scaled_name.clone()),
+                "section [{name}]: another section scales {scaled_name}; delete one"
+            );
+        }
         targets.push((settings, target));
     }
     Ok(targets)
@@ -209,10 +214,23 @@ mod tests {
     #[test]
     fn a_deployment_needs_neither_list_nor_replica() {
         let mut config = config(&["--target=deployment:shop/replica", "--dry-run"]).expect("good");
-        let (control, TargetSpec::Deployment(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
+        let (control, TargetSpec::Scalable(spec, lease)) = config.targets.remove(0) else { panic!("a Deployment") };
         assert_eq!((control.name.as_str(), lease.as_str()), ("deployment:shop/replica", "roundhouse-scaler-replica"));
         assert_eq!(spec.name.to_string(), "deployment shop/replica");
         assert!(spec.identity.ends_with(&format!("-{}", std::process::id())));
+    }
+
+    #[test]
+    fn targets_of_one_name_have_leases_of_their_own() {
+        let mut leases = std::collections::BTreeSet::new();
+        for target in
+            ["deployment:shop/a", "statefulset:shop/a", "rollout:shop/a", "scale:example.com/v1/widgets:shop/a"]
+        {
+            let mut config = config(&[&format!("--target={target}")]).expect("good");
+            let (control, TargetSpec::Scalable(spec, lease)) = config.targets.remove(0) else { panic!("an object") };
+            assert_eq!((control.name.as_str(), spec.name.flag().as_str()), (target, target));
+            assert!(leases.insert(lease.clone()), "{lease}");
+        }
     }
 
     #[test]
@@ -237,6 +255,16 @@ mod tests {
             (&["--min=0", "--policy=rate:5"], "--min 0 needs --policy slo"),
             (&["--target=pods"], "\"pods\" is no target"),
             (&["--target=deployment:replica"], "deployment:NAMESPACE/NAME"),
+            (&["--target=scale:widgets:shop/a"], "GROUP/VERSION/PLURAL"),
+            (&["--deletion-cost"], "--deletion-cost needs a target whose pods belong to ReplicaSets"),
+            (&["--deletion-cost", "--target=statefulset:shop/a"], "--deletion-cost needs a target whose pods"),
+            (&["--headroom=2"], "--headroom needs a target on Kubernetes"),
+            (&["--headroom=0", "--target=deployment:shop/a"], "\"0\" is neither auto nor a number from 1 to 1000"),
+            (
+                &["--headroom=auto", "--policy=rate:5", "--target=deployment:shop/a"],
+                "--headroom auto needs --policy slo",
+            ),
+            (&["--target=statefulset:Shop/a"], "\"Shop\" cannot be a namespace"),
             (&["--dry-run"], "--dry-run cannot start"),
             (&["--dispatcher=nowhere"], "\"nowhere\" is neither HOST:PORT"),
             (&["--dispatcher=http://a:1"], "HOST:PORT"),
@@ -292,6 +320,11 @@ mod tests {
             (format!("[a]\n{good}listen = \"127.0.0.1:1\""), &[], ["section [a]", "--listen"]),
             (format!("[a]\n{good}help = true"), &[], ["section [a]", "--help"]),
             (format!("[a]\n{good}[b]\n{good}"), &[], ["section [b]", "another section scales deployment shop/replica"]),
+            (
+                format!("[a]\n{good}headroom = 2\n[b]\ntarget = \"deployment:shop/b\"\nheadroom = 2"),
+                &[],
+                ["section [b]", "another section scales deployment shop/headroom"],
+            ),
             (format!("[a]\n{good}role = \"dispatchers\""), &[], ["section [a]", "--policy slo cannot scale"]),
             ("[a]\nrole = \"dispatchers\"\npolicy = \"rate:9\"".into(), &[], ["[a]", "--role dispatchers needs"]),
             (format!("[a]\n{good}"), &["--max=5"], ["--max belongs to one target", "scaler.toml"]),

@@ -2,6 +2,7 @@
 
 use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal, NO_NEWS};
+use crate::headroom::{self, HeadroomSize};
 use crate::leader::Term;
 use crate::log_limiter::{LogLimiter, LogLine};
 use crate::metrics;
@@ -38,6 +39,8 @@ pub struct ControlSettings {
     pub interval: Duration,
     /// Whether the loop decides and explains, and changes nothing.
     pub is_dry_run: bool,
+    /// The number of placeholders that keep room for new replicas; `None` for none.
+    pub headroom: Option<HeadroomSize>,
 }
 
 /// The control loop of one target.
@@ -47,6 +50,8 @@ pub struct Control {
     limiter: Limiter,
     /// The connection to the target's task.
     pub target: target::Handle,
+    /// The connection to the task of the placeholders; `None` if there are none.
+    pub placeholders: Option<target::Handle>,
     /// The term in which this scaler leads, if it does; `None` if the target cannot have several scalers.
     pub leading: Option<watch::Receiver<Option<Term>>>,
     /// The latest decisions of this loop.
@@ -71,6 +76,7 @@ impl Control {
             limiter: Limiter::new(settings.limits),
             settings,
             target,
+            placeholders: None,
             leading,
             journal: Journal::default(),
             log_limiter: LogLimiter::default(),
@@ -117,15 +123,15 @@ impl Control {
         let decision = if is_news(figures.at, self.seen_at) {
             self.seen_at = Some(figures.at);
             let is_partial = std::mem::take(&mut self.is_partial);
-            let target::TargetState { replicas, startup, placement, obstacle, .. } = state;
+            let target::TargetState { replicas, startup, node_time, placement, obstacle, awaited, .. } = state;
             let age = at.saturating_sub(figures.at);
-            let mut seen = Observation { replicas, age, startup, placement, is_partial, ..figures };
+            let mut seen = Observation { replicas, age, startup, node_time, placement, is_partial, ..figures };
             if self.settings.role == Role::Dispatchers {
                 // Requests wait, or are in flight, because replicas are busy. More dispatchers would not help: a law
                 // that saw these numbers would start dispatchers for nothing.
                 (seen.queue_length, seen.in_flight) = (0.0, 0.0);
             }
-            self.scale(&seen, silent, obstacle.as_deref())
+            self.scale(&seen, silent, obstacle.as_deref(), awaited.as_deref())
         } else {
             let age = at.saturating_sub(figures.at);
             hold(NO_NEWS, format!("there are no new figures; the latest are {age:.0?} old"))
@@ -142,8 +148,14 @@ impl Control {
     }
 
     /// Decides on an observation, and sends the target the desired replicas. `silent` names the silent dispatchers, and
-    /// `obstacle` is that of the target's state.
-    fn scale(&mut self, seen: &Observation, silent: Option<String>, obstacle: Option<&str>) -> Decision {
+    /// `obstacle` and `awaited` are those of the target's state.
+    fn scale(
+        &mut self,
+        seen: &Observation,
+        silent: Option<String>,
+        obstacle: Option<&str>,
+        awaited: Option<&str>,
+    ) -> Decision {
         let Replicas { desired: current, lost, .. } = seen.replicas;
         let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
             self.settings.law.decide(&without_lost(seen));
@@ -156,6 +168,7 @@ impl Control {
         }
         explanation.extend(doubt(seen));
         explanation.extend(silent.map(|silent| format!("; {silent}")));
+        explanation.extend(awaited.map(|awaited| format!("; {awaited}")));
         let authority = self.authority();
         if let (Ok(term), Some(_)) = (&authority, recommended) {
             let is_full = limit == Limit::Full;
@@ -168,6 +181,11 @@ impl Control {
                 *present = new;
                 is_new
             });
+        }
+        if let (Ok(term), Some(size), Some(handle)) = (&authority, self.settings.headroom, &self.placeholders) {
+            let placeholders = size.placeholders(plan.as_ref(), desired, self.settings.limits.max);
+            let present = Desired { term: *term, ..Desired::default() };
+            explanation.extend(placeholders.and_then(|placeholders| headroom::set(handle, placeholders, present)));
         }
         // The Event of a change adds an obstacle by itself.
         explanation.extend(obstacle.map(|obstacle| format!("; a pod cannot run: {obstacle}")));
@@ -229,13 +247,14 @@ impl Control {
     }
 }
 
-/// The observation for laws. The limits add the lost replicas to the recommendation. If laws counted them as desired
-/// replicas, a law that recommends as many replicas as there are would add them again at each decision.
+/// The observation for laws, whose desired replicas are those without the lost ones. The limits add the lost replicas to
+/// the recommendation. If laws counted them as desired replicas, a law that recommends as many replicas as there are
+/// would add them again at each decision.
 fn without_lost(seen: &Observation) -> Observation {
     let Replicas { desired, lost, .. } = seen.replicas;
     // A law that saw no desired replica would wake one or leave it so, as after a scale-down to zero.
     let desired = desired.saturating_sub(lost).max(desired.min(1));
-    let replicas = Replicas { desired, lost: 0, ..seen.replicas };
+    let replicas = Replicas { desired, ..seen.replicas };
     Observation { replicas, ..seen.clone() }
 }
 
@@ -291,6 +310,7 @@ mod tests {
             limits: Limits::bounds(1, 9),
             interval: OBSERVE,
             is_dry_run: false,
+            headroom: None,
         };
         let (desired, _) = watch::channel(target::Desired::default());
         let (_publish, state) = watch::channel(target::TargetState::default());

@@ -4,20 +4,18 @@
 
 pub mod election;
 
-use election::{Election, ElectionStep, LEASE, RENEW_DEADLINE, RETRY};
+use election::{Election, ElectionStep, LEASE, RETRY};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use kubernetes::denials::Denials;
 use kubernetes::{ApiError, request};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-
-/// Time after which forbidden requests are logged. A leader has stepped down by then.
-const FORBIDDEN: Duration = RENEW_DEADLINE;
 
 /// The Lease, and the candidate that claims it.
 #[derive(Debug, Clone)]
@@ -139,17 +137,15 @@ struct Elector {
 struct FailureLog {
     /// The failure that was logged last, so that it is logged once while it lasts.
     logged: Option<ApiError>,
-    /// The time since which every attempt was forbidden.
-    forbidden: Option<Duration>,
+    denials: Denials,
 }
 
 impl FailureLog {
-    /// The failure of the attempt at `at`, if it is to be logged. An API server that has just started may forbid every
+    /// The failure of the attempt at `now`, if it is to be logged. An API server that has just started may forbid every
     /// request until it has read the Roles, so a request counts as forbidden only once that lasts.
-    fn news<'a>(&mut self, at: Duration, failure: Option<&'a ApiError>) -> Option<&'a ApiError> {
-        let is_forbidden = failure.is_some_and(|failure| failure.is(403));
-        self.forbidden = is_forbidden.then(|| self.forbidden.unwrap_or(at));
-        if self.forbidden.is_some_and(|since| at < since + FORBIDDEN) {
+    fn news<'a>(&mut self, now: Instant, failure: Option<&'a ApiError>) -> Option<&'a ApiError> {
+        self.denials.note(failure, now);
+        if self.denials.may_pass(now) {
             return None;
         }
         let is_new = self.logged.as_ref() != failure;
@@ -181,9 +177,10 @@ impl Elector {
         let at = self.started.elapsed();
         // After a conflict, another candidate has claimed the Lease since it was read.
         let failure = step.as_ref().err().filter(|failure| !failure.is(409));
-        if let Some(failure) = self.failures.news(at, failure) {
+        if let Some(failure) = self.failures.news(Instant::now(), failure) {
             let CandidateSpec { namespace, name, .. } = &self.spec;
-            tracing::warn!("cannot claim Lease {namespace}/{name}: {failure}; check the API server and the Role");
+            let cause = if failure.is(403) { "the scaler's Role" } else { "the API server" };
+            tracing::warn!("cannot claim Lease {namespace}/{name}: {failure}; check {cause}");
         }
         match step {
             Ok(ElectionStep::Wait(until)) => until.saturating_sub(at),
@@ -332,7 +329,7 @@ mod tests {
     #[test]
     fn forbidden_requests_are_logged_once_they_last() {
         let refused = |code| ApiError::Refused { code, message: String::new() };
-        let mut log = FailureLog::default();
+        let (mut log, start) = (FailureLog::default(), Instant::now());
         for (second, code, is_logged) in [
             (0, Some(500), true),
             (2, Some(500), false),
@@ -347,7 +344,7 @@ mod tests {
             (24, Some(500), true),
         ] {
             let failure = code.map(refused);
-            let news = log.news(Duration::from_secs(second), failure.as_ref());
+            let news = log.news(start + Duration::from_secs(second), failure.as_ref());
             assert_eq!(news.is_some(), is_logged, "at {second} s");
         }
     }

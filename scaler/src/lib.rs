@@ -4,6 +4,7 @@ pub mod config;
 pub mod control;
 pub mod decision;
 pub mod hand_over;
+pub mod headroom;
 pub mod laws;
 pub mod leader;
 pub mod log_limiter;

@@ -4,10 +4,11 @@ use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
 use crate::control::{Control, ControlSettings};
 use crate::decision::{Decision, Journal};
+use crate::headroom;
 use crate::leader::{self, Candidate, CandidateSpec, Term};
 use crate::metrics;
 use crate::target::processes::ProcessesSpec;
-use crate::target::{Handle, deployment, processes};
+use crate::target::{Handle, processes, scalable};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use cgroup::Controller;
 use clap::ArgMatches;
@@ -92,6 +93,8 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
 
 async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningTarget> {
     let min = settings.limits.min;
+    let has_headroom = settings.headroom.is_some();
+    let mut placeholders = None;
     let (target, candidate, lock) = match target {
         TargetSpec::Processes(spec, replica_limits) => {
             let lock = lock(&spec.list)?;
@@ -106,16 +109,20 @@ async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningT
             let controller = controller.unwrap_or_default();
             (processes::run(ProcessesSpec { controller, ..spec }, min), None, Some(lock))
         }
-        TargetSpec::Deployment(spec, lease) => {
-            let client = kube::Client::try_default().await.context(
+        TargetSpec::Scalable(spec, lease) => {
+            let client = kubernetes::client::connect().await.context(
                 "find the cluster: there is neither a service account nor a usable kubeconfig; set KUBECONFIG",
             )?;
             let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
             let candidate = leader::run(CandidateSpec { namespace, name: lease, identity }, client.clone());
-            (deployment::run(spec, client, Some(candidate.fence.clone())), Some(candidate), None)
+            placeholders = has_headroom
+                .then(|| scalable::run(headroom::spec(&spec), client.clone(), Some(candidate.fence.clone())));
+            (scalable::run(spec, client, Some(candidate.fence.clone())), Some(candidate), None)
         }
     };
-    let control = Control::new(settings, target, candidate.as_ref().map(|candidate| candidate.leading.clone()));
+    let leading = candidate.as_ref().map(|candidate| candidate.leading.clone());
+    let mut control = Control::new(settings, target, leading);
+    control.placeholders = placeholders;
     Ok(RunningTarget { control, candidate, _lock: lock })
 }
 
@@ -149,6 +156,11 @@ impl RunningTarget {
     async fn stop(self) -> Result<()> {
         let Handle { desired, done, .. } = self.control.target;
         drop(desired);
+        if let Some(Handle { desired, done, .. }) = self.control.placeholders {
+            drop(desired);
+            done.await
+                .with_context(|| format!("the task of the placeholders of {} panicked", self.control.settings.name))?;
+        }
         let drained = done.await.with_context(|| format!("the task of {} panicked", self.control.settings.name));
         if let Some(candidate) = self.candidate {
             candidate.resign().await;
@@ -247,6 +259,7 @@ mod tests {
             limits: Limits::bounds(0, 1),
             interval: Duration::from_millis(if panics { 0 } else { 10 }),
             is_dry_run: false,
+            headroom: None,
         };
         let target = Handle { desired: watch::channel(Desired::default()).0, state, done: tokio::spawn(async {}) };
         let control = Control::new(settings, target, Some(leading));

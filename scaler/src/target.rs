@@ -1,7 +1,7 @@
 //! The targets. Each is one task, which receives the desired number of replicas and publishes its state.
 
-pub mod deployment;
 pub mod processes;
+pub mod scalable;
 
 use crate::leader::Term;
 use law::observation::Replicas;
@@ -20,11 +20,15 @@ pub struct TargetState {
     pub replicas: Replicas,
     /// The running mean of the times from start to readiness; `None` until a replica has become ready.
     pub startup: Option<Duration>,
+    /// The mean time that replicas took lately to get a node if none had room for them; `None` until one was measured.
+    pub node_time: Option<Duration>,
     /// The time in which blocked replicas may still get a node; `None` if none of them waits for a node.
     pub placement: Option<Duration>,
     /// The name of a pod that cannot be placed or keeps dying, and the reason, also if it is beyond the desired
     /// replicas; `None` if there is no such pod.
     pub obstacle: Option<String>,
+    /// The name of a pod that waits for a node that is coming, and the program that says so; `None` if there is no such pod.
+    pub awaited: Option<String>,
     /// The reason why changes are impossible, such as another autoscaler, with advice; `None` if they are possible.
     pub refusal: Option<String>,
     /// The rejection of the last change; `None` if the last change was made, or was left out.
@@ -64,12 +68,12 @@ pub struct Desired {
 /// The connection to a target's task. Dropping `desired` ends the task.
 #[derive(Debug)]
 pub struct Handle {
-    /// The replicas that the target should have. A Deployment acts once on each message, since other programs may
+    /// The replicas that the target should have. An object of Kubernetes acts once on each message, since other programs may
     /// change it, too. So a new decision must be sent at each tick until the target has the desired replicas.
     pub desired: watch::Sender<Desired>,
     /// The state of the target.
     pub state: watch::Receiver<TargetState>,
-    /// The target's task. When it ends, replicas on this machine are drained; a Deployment stays as it is.
+    /// The target's task. When it ends, replicas on this machine are drained; an object of Kubernetes stays as it is.
     pub done: JoinHandle<()>,
 }
 

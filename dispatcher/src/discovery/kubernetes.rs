@@ -11,16 +11,30 @@ use kube::api::ListParams;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Config, ResourceExt};
 use pods::{PodEndpoint, PodEndpoints, from_endpoints, from_slice};
 use std::collections::HashMap;
 use std::pin::pin;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_stream::StreamExt;
 
 /// The time between two attempts to connect to the API server after the start.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The longest time for a connection to the API server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The seconds after which the API server ends a watch and the dispatcher begins another one. Until then, a connection
+/// that has died silently is not noticed.
+const WATCH_SECONDS: u32 = 60;
+
+/// The longest silence of an answer. It is longer than a watch without events.
+const READ_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// The time for which requests must have been forbidden before permissions are to blame. An API server that has just
+/// started forbids every request until it has read the Roles.
+const FORBIDDEN: Duration = Duration::from_secs(10);
 
 /// The pause after the first failure of the watch. Each further failure doubles the pause.
 const FIRST_WATCH_PAUSE: Duration = Duration::from_millis(500);
@@ -104,26 +118,31 @@ pub fn watch(service: ServiceName) -> Published {
 }
 
 async fn follow(service: &ServiceName, publisher: &mut Publisher) {
+    let mut forbidden_since = None;
     let (client, has_slices) = loop {
         match connect(service).await {
             Ok(connected) => break connected,
-            Err(error) => tracing::warn!(
-                %error,
-                namespace = service.namespace,
-                "cannot list EndpointSlices at the API server; trying again: check the kubeconfig, or the rights of \
-                 the service account"
-            ),
+            Err(error) => {
+                let forbidden = is_forbidden(&error).then(|| *forbidden_since.get_or_insert_with(Instant::now));
+                forbidden_since = forbidden;
+                let advice = advice(forbidden.map(|since| since.elapsed()));
+                let namespace = &service.namespace;
+                tracing::warn!(%error, namespace, "cannot list EndpointSlices at the API server; trying again: {advice}");
+            }
         }
         tokio::time::sleep(CONNECT_INTERVAL).await;
     };
     let port = service.port.as_deref();
     if has_slices {
-        let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
+        let config = watcher::Config::default()
+            .timeout(WATCH_SECONDS)
+            .labels(&format!("kubernetes.io/service-name={}", service.name));
         let api = Api::<EndpointSlice>::namespaced(client, &service.namespace);
         follow_objects(api, config, publisher, |slice| from_slice(slice, port)).await;
     } else {
         tracing::info!("the API server has no EndpointSlices of discovery.k8s.io/v1; watching Endpoints instead");
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", service.name));
+        let config =
+            watcher::Config::default().timeout(WATCH_SECONDS).fields(&format!("metadata.name={}", service.name));
         let api = Api::<Endpoints>::namespaced(client, &service.namespace);
         follow_objects(api, config, publisher, |object| from_endpoints(object, port)).await;
     }
@@ -132,12 +151,39 @@ async fn follow(service: &ServiceName, publisher: &mut Publisher) {
 /// Connects to the API server. Returns a client, and whether the API server has EndpointSlices of
 /// `discovery.k8s.io/v1`.
 async fn connect(service: &ServiceName) -> kube::Result<(Client, bool)> {
-    let client = Client::try_default().await?;
+    let client = client(Config::infer().await.map_err(kube::Error::InferConfig)?)?;
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), &service.namespace);
     match slices.list(&ListParams::default().limit(1)).await {
         Ok(_) => Ok((client, true)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok((client, false)),
         Err(error) => Err(error),
+    }
+}
+
+/// A client that reports each failure at once, so that [`WatchPauses`] are the only pauses. kube's own retries of answers
+/// like 503 pause for longer and longer times: after an outage of the API server, new replicas would get no request for
+/// half a minute.
+fn client(mut config: Config) -> kube::Result<Client> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
+    config.default_retry = false;
+    Client::try_from(config)
+}
+
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
+}
+
+/// Advice after a failed attempt to connect. `forbidden` is the time for which all attempts have been forbidden; `None` if
+/// this one was not.
+fn advice(forbidden: Option<Duration>) -> &'static str {
+    match forbidden {
+        None => "check the kubeconfig and the API server",
+        Some(forbidden) if forbidden < FORBIDDEN => {
+            "an API server that has just started forbids every request for a moment"
+        }
+        Some(_) => "check the Role of the service account",
     }
 }
 
@@ -188,6 +234,37 @@ mod tests {
         assert!(pauses.next() > Some(Duration::from_secs(3)));
         pauses.reset();
         assert!(pauses.next() < Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn permissions_are_to_blame_only_for_denials_that_last() {
+        for (forbidden, expected) in [(None, "kubeconfig"), (Some(0), "just started"), (Some(9), "just started")]
+            .into_iter()
+            .chain([(Some(10), "Role"), (Some(100), "Role")])
+        {
+            let advice = advice(forbidden.map(Duration::from_secs));
+            assert!(advice.contains(expected), "{forbidden:?}: {advice}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_starts_up_is_reported_at_once() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
+        let address = listener.local_addr().expect("the listener is bound");
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _peer) = listener.accept().await.expect("the listener is open");
+                let _read = stream.read(&mut [0; 4096]).await;
+                let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _written = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let config = Config::new(format!("http://{address}").parse().expect("the address is valid"));
+        let slices = Api::<EndpointSlice>::namespaced(client(config).expect("the configuration is valid"), "shop");
+        // With kube's retries, the answer takes more than a minute.
+        let answer = tokio::time::timeout(Duration::from_secs(5), slices.list(&ListParams::default())).await;
+        answer.expect("there is an answer").expect_err("the API server is not ready");
     }
 
     #[test]

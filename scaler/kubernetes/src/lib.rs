@@ -1,6 +1,9 @@
-//! Requests to the Kubernetes API server with a time limit, local copies of its objects, names of Deployments, and a
-//! search for their autoscalers.
+//! Requests to the Kubernetes API server with time limits, local copies of its objects, names of objects that can be
+//! scaled, and a search for their autoscalers.
 
+pub mod backoff;
+pub mod client;
+pub mod denials;
 pub mod mirror;
 pub mod name;
 pub mod owner;

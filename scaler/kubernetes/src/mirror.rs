@@ -2,6 +2,7 @@
 //! server, all objects are listed again. Any other failure ends the copy.
 
 use crate::ApiError;
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
@@ -14,7 +15,7 @@ use tokio_stream::{Stream, StreamExt};
 
 /// Seconds after which the API server ends a watch and the copy begins another. Until then, a connection that has died
 /// silently is not noticed.
-const WATCH_SECONDS: u32 = 60;
+pub const WATCH_SECONDS: u32 = 60;
 
 /// A local copy of the objects of one kind that a watch selects.
 pub struct Mirror<K: Lookup + Clone + 'static>
@@ -28,11 +29,21 @@ where
 
 impl<K> Mirror<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send,
 {
     /// A copy of the objects that `config` selects. It is filled by calls of [`Self::next`].
-    pub fn new(api: Api<K>, config: watcher::Config) -> Self {
-        let (objects, writer) = reflector::store();
+    pub fn new(api: Api<K>, config: watcher::Config) -> Self
+    where
+        K::DynamicType: Default,
+    {
+        Self::of_type(api, config, K::DynamicType::default())
+    }
+
+    /// A copy of the objects of the type `type_` that `config` selects. It is filled by calls of [`Self::next`].
+    pub fn of_type(api: Api<K>, config: watcher::Config, type_: K::DynamicType) -> Self {
+        let writer = Writer::new(type_);
+        let objects = writer.as_reader();
         let events = reflector::reflector(writer, watcher(api, config.timeout(WATCH_SECONDS)));
         Self { events: Box::pin(events), objects, is_listed: false }
     }

@@ -103,14 +103,18 @@ impl Level {
         Self { is_on, idle, regret: 0.0, late_for_lack: LateForLack::default(), comes_back: false }
     }
 
-    /// Learns from one tick. Returns whether the replica should be there.
-    pub fn tick(&mut self, terms: &Terms, saving: &Saving) -> bool {
+    /// Learns from one tick. `is_desired` is whether the target has the replica, ready or not. Returns whether the replica
+    /// should be there.
+    pub fn tick(&mut self, terms: &Terms, saving: &Saving, is_desired: bool) -> bool {
         let gain = terms.price * saving.expected;
         let is_worth = gain > 1.0;
         let is_used = is_worth || (self.is_on && terms.price * saving.cautious > 1.0);
         self.regret = if is_worth && !self.is_on { self.regret + terms.elapsed * (gain - 1.0) } else { 0.0 };
         self.late_for_lack.learn(terms, saving.since_last_tick, is_worth && self.idle > terms.lead);
         self.is_on |= is_worth && self.regret >= START_SHARE * terms.lead;
+        // A hold saves the cost of another start, so it ends if the replica is not there: a limit never granted it, or the
+        // cluster had no room. Otherwise it would be started later for a load that has long gone.
+        self.is_on &= is_worth || is_desired;
         if is_used {
             if self.idle > 2.0 * terms.lead {
                 self.comes_back = self.idle < self.absence(terms).min(LONGEST_HOLD);

@@ -41,7 +41,7 @@ const NOVELTY: f64 = 0.05;
 /// The weight of the loads that are assumed to have been visited before the start, in seconds.
 const ASSUMED_VISIT: f64 = 10.0;
 
-/// Before the start, the load is assumed to have been near the first loads that were seen. This is the standard deviation
+/// Before the start, the load is assumed to have been near the mean of the first seconds. This is the standard deviation
 /// of the logarithm of the factor between them: in one sixth of the time the load was more than 2.7 times as high. A law
 /// that assumed any load up to the highest would keep replicas for all of them if a start takes long.
 const EARLIER_SPREAD: f64 = 1.0;
@@ -72,6 +72,8 @@ pub struct LoadFilter {
     watched: f64,
     /// The seconds since the start.
     age: f64,
+    /// The arrivals since the start, until the load has been found.
+    first_arrivals: f64,
     /// The learned number of jumps per second.
     jumps_per_second: f64,
     /// The seconds of work for each request with which the loads are those that were believed; `None` before the first
@@ -91,7 +93,17 @@ impl LoadFilter {
         let inside = loads.partition_point(|&load| load < served).max(1) as f64;
         let now = loads.iter().map(|&load| 0.2 / cells + if load < served { 0.8 / inside } else { 0.0 });
         let now: Vec<f64> = now.collect();
-        Self { visited: now.clone(), loads, now, jumps: 0.0, watched: 0.0, age: 0.0, jumps_per_second: 0.0, work: None }
+        Self {
+            visited: now.clone(),
+            loads,
+            now,
+            jumps: 0.0,
+            watched: 0.0,
+            age: 0.0,
+            first_arrivals: 0.0,
+            jumps_per_second: 0.0,
+            work: None,
+        }
     }
 
     /// Learns that `arrivals` requests arrived in the last `seconds`, which are above 0. Each costs a replica `work`
@@ -129,7 +141,11 @@ impl LoadFilter {
         self.watched = self.watched * forget + MEMORY * (1.0 - forget);
         self.now.iter_mut().for_each(|now| *now /= total);
         if self.age <= FINDING.max(1.5 * seconds) {
-            self.visited = self.nearby();
+            // The mean since the start counts, and not the present belief. Otherwise the first half second of a burst that
+            // begins just before the load has been found would be taken for the usual load for minutes, and replicas
+            // would be added for many times that load.
+            self.first_arrivals += arrivals;
+            self.visited = self.near(self.first_arrivals * work / self.age);
         } else {
             let weight = (seconds / (self.age.min(MEMORY) + ASSUMED_VISIT)).min(1.0);
             self.visited.iter_mut().zip(&self.now).for_each(|(visited, now)| *visited += weight * (now - *visited));
@@ -157,9 +173,9 @@ impl LoadFilter {
         }
     }
 
-    /// A probability of each load that is high near the present mean.
-    fn nearby(&self) -> Vec<f64> {
-        let mean = self.mean();
+    /// A probability of each load that is high near `mean`, in erlangs.
+    fn near(&self, mean: f64) -> Vec<f64> {
+        let mean = mean.clamp(LOWEST, self.loads[self.loads.len() - 1]);
         let kernel = |load: &f64| (-0.5 * ((load / mean).ln() / EARLIER_SPREAD).powi(2)).exp();
         let total: f64 = self.loads.iter().map(kernel).sum();
         self.loads.iter().map(|load| kernel(load) / total).collect()

@@ -45,6 +45,8 @@ pub struct Observation {
     pub age: Duration,
     /// The mean of the measured start-up times of replicas; `None` until one was measured.
     pub startup: Option<Duration>,
+    /// The mean time that replicas took lately to get a node if none had room for them; `None` until one was measured.
+    pub node_time: Option<Duration>,
     /// The time in which blocked replicas may still get a node, counted from the first blocked one; `None` if none of
     /// them waits for a node.
     pub placement: Option<Duration>,
@@ -64,10 +66,11 @@ pub struct Replicas {
     pub desired: usize,
     /// Replicas that serve.
     pub ready: usize,
-    /// Replicas that are not ready yet, and will serve soon.
+    /// Replicas that are not ready yet, and will serve soon, also those for which a node is coming.
     pub starting: usize,
     /// Desired replicas that cannot be placed, or keep dying. They do not count as starting.
     pub blocked: usize,
-    /// Desired replicas that were ready once and are not expected back soon, such as those on a lost node.
+    /// Desired replicas that were ready once and are not expected back soon, such as those on a lost node. In the
+    /// observation of a law, they do not count as desired.
     pub lost: usize,
 }

@@ -35,6 +35,9 @@ const LEAST_WAIT: f64 = 0.1;
 /// The start-up time that is assumed before one was measured, in seconds.
 const STARTUP_GUESS: f64 = 3.0;
 
+/// The time that a node takes if none was measured, in seconds. Cluster autoscalers take one to five minutes.
+const NODE_GUESS: f64 = 120.0;
+
 /// The time for which the law plans, in leads. Loads to which the load may jump within it count, too.
 const HORIZON: f64 = 2.0;
 
@@ -60,6 +63,13 @@ const LONGEST_TICK: f64 = 60.0;
 
 /// The time without any request after which no replica is needed, in seconds.
 const SILENCE: f64 = 120.0;
+
+/// The time without any request from which on the reason says so, in seconds. Before that, the rate that the filter
+/// believes in says more.
+const SHOWN_SILENCE: f64 = 10.0;
+
+/// The least growth in requests per second that the reason shows. A smaller one could not be seen in its figures.
+const SHOWN_RISE: f64 = 0.1;
 
 /// The figures behind one decision. Their names in JSON are part of the scaler's HTTP interface.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -89,6 +99,9 @@ pub struct Plan {
     pub late_price: f64,
     /// The highest number of replicas of which the last is worth its price now.
     pub needed: usize,
+    /// The highest number of replicas of which the last is worth its price, at the loads that are expected until a new node
+    /// would have come and a replica would serve on it.
+    pub needed_with_node: usize,
     /// The predicted share of requests that are late with the recommended replicas, 0 to 1.
     pub predicted_late: f64,
     /// The levels next to the recommended replicas.
@@ -159,8 +172,9 @@ impl Law for Slo {
         let counted = elapsed.min(LONGEST_TICK);
         let arrivals = if elapsed > 0.0 { arrivals * counted / elapsed } else { arrivals };
         let plan = self.learn(seen, times, counted, arrivals);
+        let silent = (seen.at - self.arrived).as_secs_f64();
         // A replica that takes long to start must not be removed before it has served.
-        let is_silent = (seen.at - self.arrived).as_secs_f64() >= SILENCE.max(2.0 * plan.lead_seconds);
+        let is_silent = silent >= SILENCE.max(2.0 * plan.lead_seconds);
         if seen.replicas.desired == 0 {
             let waiting = (seen.queue_length + seen.in_flight).max(arrivals);
             let text = format!("there is no replica, and {waiting:.0} requests wait");
@@ -169,7 +183,7 @@ impl Law for Slo {
         if !self.cadence.is_due(seen.at) {
             return Recommendation::waiting();
         }
-        if is_silent { idle() } else { self.recommend(plan, times) }
+        if is_silent { idle() } else { self.recommend(plan, times, seen.replicas.desired, silent) }
     }
 }
 
@@ -200,6 +214,7 @@ impl Slo {
         }
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
+        let node = seen.node_time.map_or(NODE_GUESS, |time| time.as_secs_f64());
         let terms = Terms { elapsed, price, lead: startup + self.settings.interval.as_secs_f64() };
         // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
         // that is more counted, and nothing that is less, chance would raise the load.
@@ -228,9 +243,11 @@ impl Slo {
             wait_limit_seconds: waiting.limit,
             lead_seconds: terms.lead,
             late_price: price,
+            needed_with_node: state.needed_with_node(&terms, node),
             ..Plan::default()
         };
-        state.tick(plan, &terms, rise, arrivals, waiting)
+        let desired = seen.replicas.desired + seen.replicas.lost;
+        state.tick(plan, &terms, rise, arrivals, waiting, desired)
     }
 
     /// The service times, and the wait that they leave.
@@ -244,7 +261,8 @@ impl Slo {
         }
     }
 
-    fn recommend(&self, plan: Plan, times: ServiceTimes) -> Recommendation {
+    /// The recommendation to a target with `desired` replicas, after `silent` seconds without any request.
+    fn recommend(&self, plan: Plan, times: ServiceTimes, desired: usize, silent: f64) -> Recommendation {
         let replicas = plan.levels.iter().filter(|level| level.is_on).map(|level| level.replicas).max().unwrap_or(1);
         let latency = self.settings.objective.latency;
         if times.response >= latency.as_secs_f64() {
@@ -255,7 +273,7 @@ impl Slo {
             );
             return Recommendation { replicas: Some(replicas), reason: "unattainable", text, plan: Some(plan) };
         }
-        let (reason, text) = plan.reason(replicas);
+        let (reason, text) = plan.reason(replicas, desired, silent);
         Recommendation { replicas: Some(replicas), reason, text, plan: Some(plan) }
     }
 }
@@ -290,8 +308,17 @@ impl State {
         (PERSISTENCE * 2.0 * slower * lead / span).max(0.0)
     }
 
-    /// Lets each level learn from a tick, and completes the plan.
-    fn tick(&mut self, plan: Plan, terms: &Terms, rise: f64, arrivals: f64, waiting: Waiting) -> Plan {
+    /// The replicas that are worth their price at the loads that are expected until a node has come, after `node` seconds,
+    /// and a replica serves on it.
+    fn needed_with_node(&self, terms: &Terms, node: f64) -> usize {
+        let ahead = self.filter.ahead(HORIZON * terms.lead + node);
+        let late = self.table.expected(self.filter.loads(), &ahead, 1.0, 0.0);
+        let is_worth = |pair: &[f64]| terms.price * (pair[0] - pair[1]) > 1.0;
+        late[1..].windows(2).rposition(is_worth).map_or(1, |index| index + 2)
+    }
+
+    /// Lets each level learn from a tick, and completes the plan. The target has `desired` replicas.
+    fn tick(&mut self, plan: Plan, terms: &Terms, rise: f64, arrivals: f64, waiting: Waiting, desired: usize) -> Plan {
         let ahead = self.filter.ahead(HORIZON * terms.lead);
         let expected = self.table.expected(self.filter.loads(), &ahead, 1.0, rise);
         let cautious = self.table.expected(self.filter.loads(), &ahead, 1.0 + MARGIN, 0.0);
@@ -304,7 +331,7 @@ impl State {
                 cautious: saved(&cautious, replicas),
                 since_last_tick: saved(&late, replicas),
             };
-            if level.tick(terms, &saving) {
+            if level.tick(terms, &saving, replicas <= desired) {
                 last = replicas;
             }
             if terms.price * saving.expected > 1.0 {
@@ -324,26 +351,32 @@ impl State {
 }
 
 impl Plan {
-    /// The reason's name and text for the recommended number of replicas.
-    fn reason(&self, replicas: usize) -> (&'static str, String) {
-        let Self { needed, arrivals_per_second: rate, arrivals_low: low, arrivals_high: high, .. } = self;
-        let (planned, lead, service) = (self.planned_per_second, self.lead_seconds, self.service_seconds * 1e3);
-        let arrive = format!("{rate:.1} requests/s ({low:.1} to {high:.1}) of {service:.0} ms each arrive");
+    /// The reason's name and text for the recommended number of replicas. The target has `desired` replicas, and there
+    /// has been no request for `silent` seconds.
+    fn reason(&self, replicas: usize, desired: usize, silent: f64) -> (&'static str, String) {
+        let Self { needed, arrivals_per_second: rate, planned_per_second: planned, lead_seconds: lead, .. } = *self;
+        let arrive = self.arrivals(silent);
         let level = |replicas| self.levels.iter().find(|level| level.replicas == replicas);
-        if *needed < replicas {
-            let why = match level(replicas).filter(|level| level.idle_seconds > 0.0) {
-                Some(level) => {
-                    let left = (level.hold_seconds - level.idle_seconds).max(0.0);
-                    format!("stays for {left:.0} s in case that the load comes back")
-                }
-                None => "would be needed at a slightly higher load".into(),
-            };
-            ("kept", format!("{arrive}, for which {needed} would do; replica {replicas} {why}"))
-        } else if planned > rate * 1.01 {
+        let next = level(replicas + 1);
+        let kept = (needed < replicas).then(|| match level(replicas).filter(|level| level.idle_seconds > 0.0) {
+            Some(level) => {
+                let left = (level.hold_seconds - level.idle_seconds).max(0.0);
+                format!("; replica {replicas} stays for {left:.0} s in case that the load comes back")
+            }
+            None => format!("; replica {replicas} would be needed at a slightly higher load"),
+        });
+        let surplus = next.filter(|next| replicas < desired && next.worth <= 1.0);
+        if let Some(next) = surplus {
+            let kept = kept.unwrap_or_default();
+            let saves = format!("replica {} saves late requests worth {:.2} of its cost", next.replicas, next.worth);
+            ("surplus", format!("{arrive}, for which {needed} would do; {saves}{kept}"))
+        } else if let Some(kept) = kept {
+            ("kept", format!("{arrive}, for which {needed} would do{kept}"))
+        } else if planned > rate * 1.01 && planned >= rate + SHOWN_RISE {
             ("rising", format!("{arrive}, and {planned:.1}/s may when a new replica serves, in {lead:.1} s"))
         } else {
             let late = self.predicted_late * 1e2;
-            let next = level(replicas + 1).map(|next| {
+            let next = next.map(|next| {
                 let missing = next.starts_at - next.regret;
                 let wait = if next.worth > 1.0 {
                     format!(", once {missing:.1} replica-seconds more are lost")
@@ -357,5 +390,16 @@ impl Plan {
             });
             ("objective", format!("{arrive}; {late:.2} % will be late{}", next.unwrap_or_default()))
         }
+    }
+
+    /// The arrivals as the beginning of a sentence.
+    fn arrivals(&self, silent: f64) -> String {
+        if silent >= SHOWN_SILENCE {
+            return format!("no request has arrived or waited for {silent:.0} s");
+        }
+        let Self { arrivals_per_second: rate, arrivals_low: low, arrivals_high: high, .. } = self;
+        let shown = if *rate < 0.1 { "fewer than 0.1".into() } else { format!("{rate:.1}") };
+        let service = self.service_seconds * 1e3;
+        format!("{shown} requests/s ({low:.1} to {high:.1}) of {service:.0} ms each arrive")
     }
 }

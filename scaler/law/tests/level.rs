@@ -10,7 +10,7 @@ const TERMS: Terms = Terms { elapsed: 0.5, price: 5.0, lead: 3.5 };
 fn run(level: &mut Level, seconds: f64, late: f64) -> f64 {
     let saving = Saving { expected: late, cautious: late, since_last_tick: late * TERMS.elapsed };
     let ticks = (seconds / TERMS.elapsed) as usize;
-    TERMS.elapsed * (0..ticks).filter(|_| level.tick(&TERMS, &saving)).count() as f64
+    TERMS.elapsed * (0..ticks).filter(|_| level.tick(&TERMS, &saving, true)).count() as f64
 }
 
 #[test]
@@ -61,11 +61,22 @@ fn a_level_that_is_used_is_on_even_if_starts_take_no_time() {
     let terms = Terms { lead: 0.0, ..TERMS };
     let saving = Saving { expected: 1.0, cautious: 1.0, since_last_tick: 0.0 };
     let mut level = Level::new(false);
-    assert!((0..9).all(|_| level.tick(&terms, &saving)));
+    assert!((0..9).all(|_| level.tick(&terms, &saving, true)));
 }
 
 #[test]
 fn replicas_that_are_there_at_the_start_are_no_reason_to_keep_them() {
     assert_eq!(run(&mut Level::new(true), 20.0, 0.0), 1.5);
     assert_eq!(run(&mut Level::new(true), 20.0, 1.0), 20.0);
+}
+
+#[test]
+fn a_replica_that_is_not_there_is_not_held() {
+    let used = Saving { expected: 10.0, cautious: 10.0, since_last_tick: 5.0 };
+    let idle = Saving { expected: 0.0, cautious: 0.0, since_last_tick: 0.0 };
+    let mut level = Level::new(false);
+    assert!((0..9).all(|_| level.tick(&TERMS, &used, false)), "it is worth its cost, although no limit grants it");
+    assert!(!level.tick(&TERMS, &idle, false), "it would be started for a load that has gone");
+    assert!(level.tick(&TERMS, &used, false));
+    assert!(level.tick(&TERMS, &idle, true), "a replica that is there is held");
 }

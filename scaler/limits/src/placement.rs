@@ -18,6 +18,10 @@ const FIRST: Duration = Duration::from_secs(5 * 60);
 /// (its flag --scan-interval).
 const LEAST: Duration = Duration::from_secs(10);
 
+/// The time in which a replica may get a node although the cluster's autoscaler says that it adds none, or has not kept
+/// its word. Only other replicas could make room then.
+pub const REFUSED: Duration = LEAST;
+
 /// The longest time in which a replica may get a node.
 const MOST: Duration = Duration::from_secs(10 * 60);
 
@@ -40,6 +44,18 @@ impl Placements {
         if self.0.iter().max().is_some_and(|&longest| waited > longest) {
             self.add(waited);
         }
+    }
+
+    /// The mean of the latest placements; `None` before the first one.
+    pub fn mean(&self) -> Option<Duration> {
+        let count = u32::try_from(self.0.len()).ok().filter(|count| *count > 0)?;
+        Some(self.0.iter().sum::<Duration>() / count)
+    }
+
+    /// The time in which a replica gets a node if the cluster's autoscaler says that one is coming. The latest placements
+    /// may have been quicker, because there was a node already.
+    pub fn promised_time_limit(&self) -> Duration {
+        self.time_limit().max(FIRST)
     }
 
     /// The time in which a replica may get a node, from its creation.

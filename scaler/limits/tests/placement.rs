@@ -27,3 +27,15 @@ fn replicas_may_wait_for_as_long_as_placements_take() {
     }
     assert_eq!(placements.time_limit(), S(30), "the longest of the last ten");
 }
+
+#[test]
+fn a_node_that_is_promised_may_take_five_minutes_or_longer_if_nodes_have() {
+    let mut placements = Placements::default();
+    assert_eq!((placements.promised_time_limit(), placements.mean()), (S(300), None));
+    placements.add(S(10));
+    assert_eq!(placements.promised_time_limit(), S(300));
+    placements.add(S(300));
+    assert_eq!((placements.promised_time_limit(), placements.mean()), (S(450), Some(S(155))));
+    placements.add(S(900));
+    assert_eq!(placements.promised_time_limit(), S(600), "ten minutes at most");
+}

@@ -1,12 +1,13 @@
 //! Makes checked settings of the flags of one target.
 
 use crate::control::ControlSettings;
-use crate::target::deployment::ScaledDeployment;
+use crate::headroom::HeadroomSize;
 use crate::target::processes::ProcessesSpec;
+use crate::target::scalable::ScalableSpec;
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use cgroup::ResourceLimits;
-use kubernetes::name::{self, DeploymentName};
+use kubernetes::name::{self, ScalableName, ScalableType};
 use law::table::{Law, Objective, Settings, Table};
 use limits::{Guard, Limits};
 use readings::ReadingSource;
@@ -33,7 +34,9 @@ pub struct Section {
     /// Source of the dispatchers' metrics
     #[command(flatten)]
     pub source: SourceFlags,
-    /// Target to scale: processes (on this machine), or deployment:NAMESPACE/NAME
+    /// Target to scale: processes (on this machine), deployment:NAMESPACE/NAME, statefulset:NAMESPACE/NAME,
+    /// rollout:NAMESPACE/NAME (Argo Rollouts), or scale:GROUP/VERSION/PLURAL:NAMESPACE/NAME for any other type that has the
+    /// subresource scale
     #[arg(long, env = "ROUNDHOUSE_TARGET", default_value_t = TargetFlag::Processes)]
     pub target: TargetFlag,
     /// Kind of the target's processes or pods
@@ -67,11 +70,21 @@ pub struct Section {
     /// Number of replicas that may be removed in a minute; unlimited by default
     #[arg(long, env = "ROUNDHOUSE_DOWN_RATE", value_parser = clap::value_parser!(u32).range(1..))]
     pub down_rate: Option<u32>,
-    /// Decide and explain, but change nothing (Deployments only)
+    /// Decide and explain, but change nothing (not with --target processes)
     #[arg(long, env = "ROUNDHOUSE_DRY_RUN")]
     pub dry_run: bool,
-    /// Name of the Lease by which one of several scalers of a Deployment becomes the leader, in the Deployment's
-    /// namespace; roundhouse-scaler-NAME by default
+    /// Let unready pods and then the newest ones be deleted first when replicas are removed, by the annotation
+    /// controller.kubernetes.io/pod-deletion-cost (Kubernetes 1.22 and later; not with statefulset:). The scaler must be
+    /// permitted to patch pods
+    #[arg(long, env = "ROUNDHOUSE_DELETION_COST")]
+    pub deletion_cost: bool,
+    /// Placeholders that keep room for new replicas: their number, or auto for the replicas that the law would add within
+    /// the time that a node takes. They are the pods of the Deployment headroom in the target's namespace, which has a low
+    /// priority (k8s/components/headroom)
+    #[arg(long, env = "ROUNDHOUSE_HEADROOM", value_name = "N|auto")]
+    pub headroom: Option<HeadroomSize>,
+    /// Name of the Lease by which one of several scalers of a target becomes the leader, in the target's namespace;
+    /// by default roundhouse-scaler-NAME for a Deployment, and roundhouse-scaler-PLURAL-NAME for others
     #[arg(long, env = "ROUNDHOUSE_LEASE")]
     pub lease: Option<String>,
     /// Unique name of this scaler among several scalers, such as its pod's name; host name and process id by default
@@ -115,8 +128,8 @@ pub enum Role {
 pub enum TargetFlag {
     /// Replicas that run as child processes on this machine.
     Processes,
-    /// The pods of a Deployment.
-    Deployment(DeploymentName),
+    /// The pods of an object that can be scaled.
+    Scalable(ScalableName),
 }
 
 impl FromStr for TargetFlag {
@@ -125,9 +138,7 @@ impl FromStr for TargetFlag {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "processes" => Ok(Self::Processes),
-            _ if text.starts_with("deployment:") => {
-                text.parse().map(Self::Deployment).map_err(|error: name::Error| error.to_string())
-            }
+            _ if text.contains(':') => text.parse().map(Self::Scalable).map_err(|error: name::Error| error.to_string()),
             _ => Err(format!("{text:?} is no target; write processes or deployment:NAMESPACE/NAME")),
         }
     }
@@ -137,7 +148,7 @@ impl fmt::Display for TargetFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Processes => write!(f, "processes"),
-            Self::Deployment(DeploymentName { namespace, name }) => write!(f, "deployment:{namespace}/{name}"),
+            Self::Scalable(name) => write!(f, "{}", name.flag()),
         }
     }
 }
@@ -147,8 +158,8 @@ impl fmt::Display for TargetFlag {
 pub enum TargetSpec {
     /// Child processes on this machine, with the limits of each process.
     Processes(ProcessesSpec, ResourceLimits),
-    /// A Deployment, with the name of the Lease.
-    Deployment(ScaledDeployment, String),
+    /// An object of Kubernetes that can be scaled, with the name of the Lease.
+    Scalable(ScalableSpec, String),
 }
 
 /// Makes the settings that laws receive.
@@ -172,8 +183,22 @@ impl Section {
         let settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
         let law = self.law(laws, &settings)?;
         let (limits, interval, role, is_dry_run) = (self.limits(&settings), self.interval, self.role, self.dry_run);
+        let headroom = self.headroom;
+        ensure!(
+            headroom.is_none() || matches!(self.target, TargetFlag::Scalable(_)),
+            "--headroom needs a target on Kubernetes: processes on this machine have no nodes to wait for"
+        );
+        ensure!(
+            headroom != Some(HeadroomSize::Auto) || self.policy == "slo",
+            "--headroom auto needs --policy slo, since no other law plans ahead; give a number of placeholders"
+        );
+        let ordered = |name: &ScalableName| name.type_ == ScalableType::StatefulSet;
+        ensure!(
+            !self.deletion_cost || matches!(&self.target, TargetFlag::Scalable(name) if !ordered(name)),
+            "--deletion-cost needs a target whose pods belong to ReplicaSets, such as deployment:NAMESPACE/NAME"
+        );
         let (source, target) = self.source_and_target()?;
-        Ok((ControlSettings { name, role, source, law, limits, interval, is_dry_run }, target))
+        Ok((ControlSettings { name, role, source, law, limits, interval, is_dry_run, headroom }, target))
     }
 
     fn law(&self, laws: &Table, settings: &Settings) -> Result<Box<dyn Law>> {
@@ -211,10 +236,11 @@ impl Section {
             "--role dispatchers needs --target deployment:NAMESPACE/NAME: only replicas are run as processes"
         );
         let target = match self.target {
-            TargetFlag::Deployment(name) => {
-                let lease = self.lease.unwrap_or_else(|| format!("roundhouse-scaler-{}", name.name));
+            TargetFlag::Scalable(name) => {
+                let lease = self.lease.unwrap_or_else(|| lease(&name));
                 let identity = self.identity.unwrap_or_else(identity);
-                TargetSpec::Deployment(ScaledDeployment { name, identity }, lease)
+                let has_deletion_costs = self.deletion_cost;
+                TargetSpec::Scalable(ScalableSpec { name, identity, has_deletion_costs }, lease)
             }
             TargetFlag::Processes => {
                 ensure!(
@@ -249,6 +275,14 @@ impl Section {
         ensure!((0.05..=1024.0).contains(&share), "--cpu-share ({share}) must lie between 0.05 and 1024 cores");
         ensure!(limit >= MIN_MEMORY, "--memory-limit ({limit}) must be at least {MIN_MEMORY}, which a replica needs");
         Ok(ResourceLimits { cores, memory })
+    }
+}
+
+/// The default of `--lease`. Objects of several types may have one name, and each needs a leader of its own.
+fn lease(name: &ScalableName) -> String {
+    match &name.type_ {
+        ScalableType::Deployment => format!("roundhouse-scaler-{}", name.name),
+        other => format!("roundhouse-scaler-{}-{}", other.path().2, name.name),
     }
 }
 

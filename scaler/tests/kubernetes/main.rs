@@ -1,6 +1,7 @@
-//! The target `deployment` and the leader election, on a real API server.
+//! The targets on Kubernetes and the leader election, on a real API server.
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;
-mod deployment;
 mod leader;
+mod room;
+mod scalable;

@@ -231,6 +231,7 @@ impl Plant {
             },
             age: Duration::ZERO,
             startup: self.startup,
+            node_time: None,
             placement: None,
         }
     }

@@ -1,6 +1,7 @@
-//! The pods of a Deployment by state. Pure.
+//! The pods of an object that is scaled, by state. Pure.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use super::object::Scalable;
+use super::room::{Outlook, Outlooks};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use law::observation::Replicas;
 use std::borrow::Borrow;
@@ -23,7 +24,9 @@ pub enum PodState {
     Ready,
     /// The pod is not ready yet.
     Starting,
-    /// No node has room for the pod.
+    /// No node has room for the pod yet, and a node is coming, or it is not known yet whether one is.
+    Awaited,
+    /// No node has room for the pod, and none is coming as far as is known.
     Unplaced,
     /// The pod cannot be started, or keeps dying.
     Stuck,
@@ -33,7 +36,7 @@ pub enum PodState {
     Gone,
 }
 
-/// The state of `pod`.
+/// The state of `pod`. A pod without a node is unplaced, since the pod itself does not say whether one is coming.
 pub fn pod_state(pod: &Pod) -> PodState {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
@@ -73,58 +76,77 @@ pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 
-/// The replicas by state. Replicas without a pod count as starting, or as blocked if the Deployment reports that pods
-/// cannot be created, for example because of a quota.
+/// The replicas by state. Replicas without a pod count as starting, or as blocked if the object reports that pods cannot be
+/// created, for example because of a quota, or if pods are created in order and an earlier one is blocked.
 ///
 /// During a rollout, no replica counts as blocked. Otherwise the limits would withdraw blocked replicas, and the
 /// Deployment would remove ready pods of the old revision instead: it spreads a lower number over all its ReplicaSets.
 /// There are also pods beyond the desired ones then. Unless they are ready, such pods do not count.
-pub fn count(deployment: &Deployment, states: &[PodState]) -> Replicas {
-    let desired = desired(deployment);
+pub fn count(object: &Scalable, states: &[PodState]) -> Replicas {
+    let desired = object.desired;
     let count = |state| states.iter().filter(|&&found| found == state).count();
     let ready = count(PodState::Ready);
     let lost = count(PodState::Lost).min(desired.saturating_sub(ready));
     let unready = desired.saturating_sub(ready + lost);
-    let missing = unready.saturating_sub(count(PodState::Starting));
-    let conditions = deployment.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let is_failing = conditions.iter().any(|found| found.type_ == "ReplicaFailure" && found.status == "True");
-    let blocked = match is_failing {
-        _ if is_rollout(deployment) => 0,
-        true => missing,
-        false => missing.min(count(PodState::Unplaced) + count(PodState::Stuck)),
+    let missing = unready.saturating_sub(count(PodState::Starting) + count(PodState::Awaited));
+    let stuck = count(PodState::Unplaced) + count(PodState::Stuck);
+    let blocked = if object.is_rollout {
+        0
+    } else if object.failure.is_some() || (object.is_ordered && stuck > 0) {
+        missing
+    } else {
+        missing.min(stuck)
     };
     Replicas { desired, ready, starting: unready - blocked, blocked, lost }
 }
 
-/// The name of an unplaced or stuck pod and the reason given by the scheduler or the kubelet; `None` if there is no
-/// such pod.
-pub fn obstacle(pods: &[impl Borrow<Pod>]) -> Option<String> {
-    let is_obstacle = |pod: &&Pod| matches!(pod_state(pod), PodState::Unplaced | PodState::Stuck);
-    let pod: &Pod = pods.iter().map(Borrow::borrow).find(is_obstacle)?;
-    let unplaced = condition(pod, "PodScheduled").filter(|placed| placed.status == "False");
-    let message = unplaced.and_then(|placed| placed.message.clone()).or_else(|| {
-        let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
-        let container = containers.find(|container| is_stuck(container))?;
-        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-        let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        let reasons = [waiting.and_then(|state| state.reason.clone()), ended.and_then(|state| state.reason.clone())];
-        Some(reasons.into_iter().flatten().collect::<Vec<_>>().join(", last time "))
-    });
+/// The name of an unplaced or stuck pod and the reason given by the scheduler or the kubelet, or the reason why pods cannot
+/// be created; `None` if there is no such pod and no such reason. `states` are those of `pods`.
+pub fn obstacle(
+    object: &Scalable,
+    pods: &[impl Borrow<Pod>],
+    states: &[PodState],
+    outlooks: &Outlooks,
+) -> Option<String> {
+    let mut found = pods.iter().map(Borrow::borrow).zip(states);
+    let Some((pod, state)) = found.find(|(_, state)| matches!(state, PodState::Unplaced | PodState::Stuck)) else {
+        return object.failure.clone();
+    };
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    Some(format!("{name}: {}", message.unwrap_or_default()))
+    let reason = placement_message(pod).or_else(|| stuck_reason(pod)).unwrap_or_default();
+    let outlook = match (state, outlooks.of(pod)) {
+        (PodState::Stuck, _) => String::new(),
+        (_, Some(Outlook::Refused(text))) => format!("; no node is coming: {text}"),
+        (_, Some(Outlook::Coming(text))) => format!("; a node should have come long ago: {text}"),
+        (_, None) if outlooks.are_told => "; no autoscaler has said that a node is coming".into(),
+        (_, None) => String::new(),
+    };
+    Some(format!("{name}: {reason}{outlook}"))
 }
 
-/// The desired replicas of the Deployment; one if it gives no number (documentation of DeploymentSpec).
-pub fn desired(deployment: &Deployment) -> usize {
-    let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    usize::try_from(replicas).unwrap_or_default()
+/// The name of a pod that waits for a node that is coming, and who says so; `None` if there is no such pod. `states` are
+/// those of `pods`.
+pub fn awaited(pods: &[impl Borrow<Pod>], states: &[PodState], outlooks: &Outlooks) -> Option<String> {
+    let mut found = pods.iter().map(Borrow::borrow).zip(states);
+    let (pod, _) = found.find(|(_, state)| **state == PodState::Awaited)?;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    Some(match outlooks.of(pod) {
+        Some(Outlook::Coming(text)) => format!("a node is coming for {name}: {text}"),
+        _ => format!("{name} has no node, and it is not known yet whether one is coming"),
+    })
 }
 
-/// Whether some pods of the Deployment still have an old template.
-fn is_rollout(deployment: &Deployment) -> bool {
-    // The API leaves out numbers that are zero.
-    let status = deployment.status.as_ref();
-    status.is_some_and(|status| status.updated_replicas.unwrap_or_default() < status.replicas.unwrap_or_default())
+fn placement_message(pod: &Pod) -> Option<String> {
+    condition(pod, "PodScheduled").filter(|placed| placed.status == "False")?.message.clone()
+}
+
+fn stuck_reason(pod: &Pod) -> Option<String> {
+    let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
+    let container = containers.find(|container| is_stuck(container))?;
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let reasons = [waiting.and_then(|state| state.reason.clone()), ended.and_then(|state| state.reason.clone())];
+    Some(reasons.into_iter().flatten().collect::<Vec<_>>().join(", last time "))
 }
 
 fn is_stuck(container: &ContainerStatus) -> bool {
@@ -139,6 +161,7 @@ fn is_stuck(container: &ContainerStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kubernetes::name::ScalableType;
     use law::observation::Observation;
     use limits::{Guard, Limiter, Limits};
     use serde_json::{Value, json};
@@ -162,9 +185,10 @@ mod tests {
         json!({"type": kind, "status": status, "reason": reason, "message": "0/1 nodes are available"})
     }
 
-    fn deployment(replicas: &Value, status: &Value) -> Deployment {
-        let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
-        serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status})).expect("a Deployment")
+    fn deployment(replicas: &Value, status: &Value) -> Scalable {
+        let spec = json!({"replicas": replicas, "selector": {"matchLabels": {"app": "a"}}});
+        let object = serde_json::from_value(json!({"metadata": {}, "spec": spec, "status": status}));
+        Scalable::new(&ScalableType::Deployment, &object.expect("a Deployment"), None).expect("there is a selector")
     }
 
     #[test]
@@ -225,13 +249,59 @@ mod tests {
             (&[&dying], Some("a: CrashLoopBackOff, last time OOMKilled")),
         ] {
             let pods: Vec<Pod> = statuses.iter().map(|status| pod(status)).collect();
-            assert_eq!(obstacle(&pods).as_deref(), expected);
+            let states: Vec<PodState> = pods.iter().map(pod_state).collect();
+            let found = obstacle(&deployment(&json!(3), &json!({})), &pods, &states, &Outlooks::default());
+            assert_eq!(found.as_deref(), expected);
+        }
+        let quota = json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]});
+        let found = obstacle(&deployment(&json!(3), &quota), &[pod(&ready)], &[PodState::Ready], &Outlooks::default());
+        assert_eq!(found.as_deref(), Some("exceeded quota"));
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_a_node_says_whether_one_is_coming() {
+        let pods = [pod(&json!({"conditions": [condition("PodScheduled", "False", "Unschedulable")]}))];
+        let told = |outlook: Option<Outlook>| Outlooks { are_told: true, of_pods: [(String::new(), outlook)].into() };
+        let refused = told(Some(Outlook::Refused("full".into())));
+        let coming = told(Some(Outlook::Coming("soon".into())));
+        let full = "a: 0/1 nodes are available";
+        for (state, outlooks, expected) in [
+            (PodState::Unplaced, &refused, [Some(format!("{full}; no node is coming: full")), None]),
+            (PodState::Unplaced, &coming, [Some(format!("{full}; a node should have come long ago: soon")), None]),
+            (
+                PodState::Unplaced,
+                &told(None),
+                [Some(format!("{full}; no autoscaler has said that a node is coming")), None],
+            ),
+            (PodState::Unplaced, &Outlooks::default(), [Some(full.into()), None]),
+            (PodState::Awaited, &coming, [None, Some("a node is coming for a: soon".into())]),
+            (
+                PodState::Awaited,
+                &told(None),
+                [None, Some("a has no node, and it is not known yet whether one is coming".into())],
+            ),
+        ] {
+            let object = deployment(&json!(1), &json!({}));
+            let found = [obstacle(&object, &pods, &[state], outlooks), awaited(&pods, &[state], outlooks)];
+            assert_eq!(found, expected, "{state:?}, {outlooks:?}");
+        }
+    }
+
+    #[test]
+    fn pods_that_are_created_in_order_wait_for_a_blocked_one() {
+        use PodState::{Awaited, Ready, Starting, Unplaced};
+        let ordered = Scalable { is_ordered: true, ..deployment(&json!(5), &json!({})) };
+        for (states, [starting, blocked]) in
+            [(&[Ready, Starting][..], [4, 0]), (&[Ready, Unplaced], [0, 4]), (&[Ready, Awaited], [4, 0])]
+        {
+            let found = count(&ordered, states);
+            assert_eq!([found.starting, found.blocked], [starting, blocked], "{states:?}");
         }
     }
 
     #[test]
     fn replicas_are_counted_up_to_the_desired_number() {
-        use PodState::{Gone, Lost, Ready, Starting, Stuck, Unplaced};
+        use PodState::{Awaited, Gone, Lost, Ready, Starting, Stuck, Unplaced};
         let (failing, well) = ("True", "False");
         let serving = [Ready; 4];
         let with = |more: &[PodState]| [&serving[..], more].concat();
@@ -241,6 +311,8 @@ mod tests {
             (json!(5), "", vec![Ready, Starting, Stuck, Gone], [3, 1, 0]),
             (json!(5), well, vec![Ready, Starting, Unplaced, Gone], [3, 1, 0]),
             (json!(5), failing, vec![Ready, Starting, Stuck, Gone], [1, 3, 0]),
+            // A node is coming.
+            (json!(5), well, vec![Ready, Awaited, Unplaced, Gone], [3, 1, 0]),
             (json!(0), failing, vec![Ready, Starting, Stuck, Gone], [0, 0, 0]),
             (json!(null), "", vec![Starting], [1, 0, 0]),
             // A rollout, with pods beyond the desired ones.

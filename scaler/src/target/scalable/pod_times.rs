@@ -1,9 +1,10 @@
 //! How long pods take to get a node and to start, and which pods are lost. Pure, but for lines of the log.
 
 use super::pods::{PodState, condition, pod_state};
+use super::room::{Outlook, Outlooks};
 use crate::target::startup_mean;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use limits::placement::Placements;
+use limits::placement::{self, Placements};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,18 +20,31 @@ const LOST_AFTER: Duration = Duration::from_secs(30);
 /// The most by which the watch of pods lags behind, so that a pod is older than the scaler has seen.
 const WATCH_LAG: Duration = Duration::from_secs(5);
 
+/// The time in which an autoscaler tells what it does for a pod without a node. cluster-autoscaler looks for such pods
+/// every ten seconds, and Karpenter sooner. Until then, such a pod is no sign that the cluster is full.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+
 /// The longest start that is believed of a pod that was ready when it was first seen. A later readiness is rather that
 /// after a restart of its container. Also the longest age of a pod that was present when pods were first seen.
 const LONGEST_EARLIER: Duration = Duration::from_secs(10 * 60);
 
 /// The mean start-up time, the latest placements, and the pods that are present.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PodTimes {
     startup: Option<Duration>,
+    /// The mean of the times from placement to readiness.
+    start: Option<Duration>,
     /// The shortest start of the pods that were ready when they were first seen, without their wait for a node and
     /// without what came before a restart.
     earlier: Option<Duration>,
     placements: Placements,
+    /// Whether room may be made for pods without a node. False after a pod for which none was made: the next ones are a
+    /// sign at once that the cluster is full.
+    may_make_room: bool,
+    /// The longest wait so far of the pods for which a node is coming; `None` if there are none.
+    awaited: Option<Duration>,
+    /// The time in which unplaced pods may get a node; `None` if there are none.
+    time_limit: Option<Duration>,
     /// The time of the last call of [`Self::note`].
     noted: Option<Instant>,
     /// By the uid of each pod.
@@ -60,34 +74,67 @@ impl Seen {
     }
 }
 
+impl Default for PodTimes {
+    fn default() -> Self {
+        Self {
+            startup: None,
+            start: None,
+            earlier: None,
+            placements: Placements::default(),
+            may_make_room: true,
+            awaited: None,
+            time_limit: None,
+            noted: None,
+            pods: BTreeMap::new(),
+        }
+    }
+}
+
 impl PodTimes {
     /// The mean of the times from creation to readiness. Until a pod has become ready, the shortest time from placement
     /// to readiness of the pods that were ready before. The condition of a pod that was unready in between has a later
     /// time, so the mean of these would be too long. A wait for a node does not count there: the only pod may be the
     /// one that waited for room in a full cluster, and the next replica would be added late for it. `None` if no pod is
     /// or was ready.
+    ///
+    /// While pods wait for a node that is coming, the next replica waits, too. The time is then at least that which nodes
+    /// have taken lately, or for which the present pods have waited, and a start.
     pub fn startup(&self) -> Option<Duration> {
-        self.startup.or(self.earlier)
+        let usual = self.startup.or(self.earlier);
+        let with_node = self.awaited.map(|waited| {
+            let placement = self.placements.mean().unwrap_or_default().max(waited);
+            placement + self.start.or(self.earlier).unwrap_or_default()
+        });
+        usual.max(with_node)
+    }
+
+    /// The mean time that pods took lately to get a node if none had room for them; `None` until one was measured.
+    pub fn node_time(&self) -> Option<Duration> {
+        self.placements.mean()
     }
 
     /// The time in which unplaced pods may get a node; `None` if there are no such pods.
     pub fn placement(&self) -> Option<Duration> {
-        let is_waiting = self.pods.values().any(|seen| seen.state == PodState::Unplaced);
-        is_waiting.then(|| self.placements.time_limit())
+        self.time_limit
     }
 
-    /// Learns from the present pods, and returns their states.
+    /// Learns from the present pods, and returns their states. `outlooks` are those of the pods that wait for a node.
     ///
     /// The start-up times of pods that have become ready since the last call are added to the mean. The time that a pod
     /// waits for a node is part of it. A pod that was stuck, was ready when it was first seen, or becomes ready again
     /// does not count.
-    pub fn note(&mut self, pods: &[impl Borrow<Pod>], now: Instant) -> Vec<PodState> {
+    pub fn note(&mut self, pods: &[impl Borrow<Pod>], outlooks: &Outlooks, now: Instant) -> Vec<PodState> {
         let before = std::mem::take(&mut self.pods);
+        (self.awaited, self.time_limit) = (None, None);
         let mut states = Vec::new();
         for pod in pods.iter().map(Borrow::borrow) {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let seen = self.see(pod, before.get(&uid), now);
-            states.push(if self.is_lost(&seen, now) { PodState::Lost } else { seen.state });
+            states.push(match seen.state {
+                PodState::Unplaced => self.wait(outlooks.of(pod), outlooks.are_told, now - seen.since),
+                _ if self.is_lost(&seen, now) => PodState::Lost,
+                state => state,
+            });
             self.pods.insert(uid, seen);
         }
         self.noted = Some(now);
@@ -128,6 +175,31 @@ impl PodTimes {
         }
     }
 
+    /// The state of a pod that has waited for a node for `waited`. `are_told` is whether an autoscaler would have told its
+    /// outlook.
+    fn wait(&mut self, outlook: Option<Outlook>, are_told: bool, waited: Duration) -> PodState {
+        let (is_awaited, limit) = match outlook {
+            Some(Outlook::Coming(_)) => {
+                self.may_make_room = true;
+                (waited < self.placements.promised_time_limit(), placement::REFUSED)
+            }
+            Some(Outlook::Refused(_)) => {
+                self.may_make_room = false;
+                (false, placement::REFUSED)
+            }
+            None => {
+                self.may_make_room &= waited < ANSWER_TIME;
+                (are_told && self.may_make_room, self.placements.time_limit())
+            }
+        };
+        if is_awaited {
+            self.awaited = self.awaited.max(Some(waited));
+            return PodState::Awaited;
+        }
+        self.time_limit = self.time_limit.max(Some(limit));
+        PodState::Unplaced
+    }
+
     /// Whether a pod that was ready is unready for longer than a start.
     fn is_lost(&self, seen: &Seen, now: Instant) -> bool {
         let longest = self.startup().unwrap_or_default().max(LOST_AFTER);
@@ -137,6 +209,8 @@ impl PodTimes {
     fn add_startup(&mut self, pod: &Pod, longest: Duration) {
         if let Some(took) = took(pod, "Ready").map(|took| took.min(longest)) {
             self.startup = Some(startup_mean(self.startup, took));
+            let start = took_after_placement(pod).map(|start| start.min(took));
+            self.start = start.map(|start| startup_mean(self.start, start)).or(self.start);
             tracing::info!(pod = pod.metadata.name, startup_seconds = took.as_secs(), "a replica became ready");
         }
     }
@@ -144,6 +218,7 @@ impl PodTimes {
     fn add_placement(&mut self, pod: &Pod, longest: Duration) {
         if let Some(took) = took(pod, "PodScheduled").map(|took| took.min(longest)) {
             self.placements.add(took);
+            self.may_make_room = true;
             tracing::info!(pod = pod.metadata.name, seconds = took.as_secs(), "a replica that waited has got a node");
         }
     }
@@ -279,7 +354,7 @@ mod tests {
             let mut times = PodTimes::default();
             let start = Instant::now();
             for (step, pods) in (0..).zip(&seen) {
-                times.note(pods, start + S(60 * step));
+                times.note(pods, &Outlooks::default(), start + S(60 * step));
             }
             assert_eq!(times.startup().map(|mean| mean.as_secs_f64()), seconds, "{seen:?}");
         }
@@ -300,7 +375,7 @@ mod tests {
         ] {
             let mut times = PodTimes::default();
             for (second, pods) in &seen {
-                times.note(pods, start + S(*second));
+                times.note(pods, &Outlooks::default(), start + S(*second));
             }
             assert_eq!(times.startup(), Some(S(seconds)), "{seen:?}");
         }
@@ -318,7 +393,7 @@ mod tests {
             (141, vec![], None),
             (141, vec![unplaced("c")], Some(150)),
         ] {
-            times.note(&pods, start + S(second));
+            times.note(&pods, &Outlooks::default(), start + S(second));
             assert_eq!(times.placement(), seconds.map(S), "at {second} s");
         }
     }
@@ -328,15 +403,89 @@ mod tests {
         let start = Instant::now();
         for (startup, lost_at) in [(4, 31), (40, 41)] {
             let mut times = PodTimes::default();
-            times.note(&[pod("a", "False", 0), pod("new", "False", 0)], start);
-            times.note(&[pod("a", "True", startup), pod("new", "False", 0)], start);
+            times.note(&[pod("a", "False", 0), pod("new", "False", 0)], &Outlooks::default(), start);
+            times.note(&[pod("a", "True", startup), pod("new", "False", 0)], &Outlooks::default(), start);
             for (second, expected) in
                 [(0, PodState::Starting), (lost_at - 1, PodState::Starting), (lost_at, PodState::Lost)]
             {
-                let states = times.note(&[pod("a", "False", 60), pod("new", "False", 0)], start + S(second));
+                let states = times.note(
+                    &[pod("a", "False", 60), pod("new", "False", 0)],
+                    &Outlooks::default(),
+                    start + S(second),
+                );
                 assert_eq!(states, [expected, PodState::Starting], "{second} s with a start-up time of {startup} s");
             }
-            assert_eq!(times.note(&[pod("a", "True", 99)], start + S(99)), [PodState::Ready]);
+            assert_eq!(times.note(&[pod("a", "True", 99)], &Outlooks::default(), start + S(99)), [PodState::Ready]);
         }
+    }
+
+    #[test]
+    fn a_pod_waits_for_a_node_that_is_coming_as_long_as_nodes_may_take() {
+        let told = |outlook: Option<Outlook>| Outlooks { are_told: true, of_pods: [("a".into(), outlook)].into() };
+        let coming = told(Some(Outlook::Coming(String::new())));
+        let refused = told(Some(Outlook::Refused(String::new())));
+        let (mut times, start) = (PodTimes::default(), Instant::now());
+        times.note(&[placed_and_ready("old", 0, 4)], &refused, start);
+        // The second, the outlook, the pod's state, the limit of its wait, and the start-up time of the next replica.
+        for (second, outlooks, expected) in [
+            (0, &told(None), (PodState::Awaited, None, 4)),
+            (14, &told(None), (PodState::Awaited, None, 18)),
+            (15, &told(None), (PodState::Unplaced, Some(300), 4)),
+            (20, &coming, (PodState::Awaited, None, 24)),
+            (299, &coming, (PodState::Awaited, None, 303)),
+            (300, &coming, (PodState::Unplaced, Some(10), 4)),
+            (301, &refused, (PodState::Unplaced, Some(10), 4)),
+            // Nobody may list Events.
+            (302, &Outlooks::default(), (PodState::Unplaced, Some(300), 4)),
+        ] {
+            let states = times.note(&[unplaced("a"), placed_and_ready("old", 0, 4)], outlooks, start + S(second));
+            let (state, limit, startup) = expected;
+            let found = (states[0], times.placement(), times.startup());
+            assert_eq!(found, (state, limit.map(S), Some(S(startup))), "at {second} s");
+        }
+        // It gets one in the end, 400 s after its creation. The next one may wait for 600 s.
+        times.note(&[placed("a", 400)], &refused, start + S(400));
+        for (second, state) in [(0, PodState::Awaited), (599, PodState::Awaited), (600, PodState::Unplaced)] {
+            let states = times.note(&[unplaced("b")], &coming, start + S(500 + second));
+            assert_eq!(states, [state], "after {second} s");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_has_made_no_room_is_full_at_once_the_next_time() {
+        let told = |outlook: Option<Outlook>| Outlooks { are_told: true, of_pods: [("a".into(), outlook)].into() };
+        for (outlook, state) in [
+            (None, PodState::Unplaced),
+            (Some(Outlook::Refused(String::new())), PodState::Unplaced),
+            (Some(Outlook::Coming(String::new())), PodState::Awaited),
+        ] {
+            let (mut times, start) = (PodTimes::default(), Instant::now());
+            for second in [0, 15] {
+                times.note(&[unplaced("a")], &told(outlook.clone()), start + S(second));
+            }
+            let none: [Pod; 0] = [];
+            times.note(&none, &told(None), start + S(20));
+            assert_eq!(times.note(&[unplaced("b")], &told(None), start + S(30)), [state], "after {outlook:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_replica_is_expected_to_wait_for_a_node_as_long_as_the_last_ones() {
+        let coming = Outlooks { are_told: true, of_pods: [("b".into(), Some(Outlook::Coming(String::new())))].into() };
+        let (mut times, start) = (PodTimes::default(), Instant::now());
+        times.note(&[unplaced("a")], &coming, start);
+        times.note(&[placed("a", 90)], &coming, start + S(90));
+        times.note(&[placed_and_ready("a", 90, 95)], &coming, start + S(95));
+        // Ten replicas find room at once.
+        for replica in 0..10 {
+            let name = format!("quick{replica}");
+            times.note(&[placed(&name, 0)], &coming, start + S(100));
+            times.note(&[placed_and_ready(&name, 0, 5)], &coming, start + S(105));
+        }
+        assert!(times.startup() < Some(S(8)), "{:?}", times.startup());
+        times.note(&[unplaced("b")], &coming, start + S(110));
+        assert_eq!(times.startup(), Some(S(95)), "90 s for a node, and 5 s for a start");
+        times.note(&[unplaced("b")], &coming, start + S(230));
+        assert_eq!(times.startup(), Some(S(125)), "the node takes longer this time");
     }
 }
