@@ -73,9 +73,12 @@ fn check(folder: &Path) -> Result<()> {
         println!("skipped: the checks on a Kubernetes cluster, which need Linux");
         return Ok(());
     }
-    println!("running the checks on a Kubernetes cluster, which take about six minutes");
-    let job = Job { name: "cluster check".into(), command: cluster::command("check") };
-    suite::run(vec![job], 1, LIMIT, folder)
+    println!("running the checks on a Kubernetes cluster, which take about nine minutes");
+    let mut with_ipv6 = cluster::command("check");
+    with_ipv6.args(["--ip-family=ipv6", "--only=connections,rolling-restart"]);
+    let jobs = [("cluster check", cluster::command("check")), ("cluster check with IPv6", with_ipv6)];
+    let jobs = jobs.map(|(name, command)| Job { name: name.into(), command });
+    suite::run(jobs.into(), 1, LIMIT, folder)
 }
 
 /// The job that runs a test program. Its name is the path of the file with the tests, relative to the workspace's root.

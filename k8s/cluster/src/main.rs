@@ -156,7 +156,10 @@ async fn run_checks(cluster: Cluster, manifests: Kustomization, only: &[Check]) 
     let mut fixture = Fixture::deploy(cluster, manifests).await?;
     println!("requests go to {}", fixture.route.url);
     let objective = fixture.objective.as_millis();
-    println!("the throughput of one replica is {:.1} images/s, the objective {objective} ms", fixture.replica_throughput);
+    println!(
+        "the throughput of one replica is {:.1} images/s, the objective {objective} ms",
+        fixture.replica_throughput
+    );
     let all = Check::value_variants();
     check::run(&mut fixture, if only.is_empty() { all } else { only }).await
 }

@@ -18,7 +18,8 @@ const OTHER_NAMESPACE: &str = "roundhouse-strangers";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A query of the cluster's name server for `dispatcher.roundhouse.svc.cluster.local`, type A.
-const DNS_QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x0adispatcher\x0aroundhouse\x03svc\x07cluster\x05local\0\0\x01\0\x01";
+const DNS_QUERY: &[u8] =
+    b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x0adispatcher\x0aroundhouse\x03svc\x07cluster\x05local\0\0\x01\0\x01";
 
 /// The components whose pods connect and are connected to, with the ports of Roundhouse's programs.
 const TARGETS: [(&str, u16); 3] = [("dispatcher", 5052), ("replica", 6000), ("scaler", 5053)];
@@ -35,11 +36,8 @@ const PERMITTED: [(&str, &[&str]); 6] = [
 ];
 
 /// The same for the programs of Roundhouse once the rule for the API server names its address and port.
-const NARROWED: [(&str, &[&str]); 3] = [
-    ("dispatcher", &["replica", "api", "dns"]),
-    ("replica", &[]),
-    ("scaler", &["dispatcher", "api", "dns"]),
-];
+const NARROWED: [(&str, &[&str]); 3] =
+    [("dispatcher", &["replica", "api", "dns"]), ("replica", &[]), ("scaler", &["dispatcher", "api", "dns"])];
 
 /// Tries every pair of pods. Then narrows the rules for the API server, as docs/kubernetes.md shows, and tries again.
 pub(super) async fn check(fixture: &Fixture) -> Result<String> {
@@ -139,7 +137,10 @@ async fn addresses(fixture: &Fixture) -> Result<BTreeMap<&'static str, SocketAdd
     }
     let flag = format!("--namespace={OTHER_NAMESPACE}");
     let outside = cluster.kubectl.run(&[&flag, "get", "pod", "outside", "-o", "jsonpath={.status.podIP}"]).await?;
-    addresses.insert("outside", SocketAddr::new(outside.parse().context("the pod outside has no address")?, strangers::PORT));
+    addresses.insert(
+        "outside",
+        SocketAddr::new(outside.parse().context("the pod outside has no address")?, strangers::PORT),
+    );
     let family = cluster.local()?.node.network().family;
     addresses.insert("api", (cluster.service_address_in("default", "kubernetes").await?, 443).into());
     addresses.insert("dns", (family.dns_address(), 53).into());

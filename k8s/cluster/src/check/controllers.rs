@@ -31,8 +31,14 @@ pub(super) async fn wait(fixture: &Fixture) -> Result<()> {
         "spec": {"selector": labels, "ports": [{"port": strangers::PORT}]}});
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]});
     kubectl.run_with_input(&["apply", "-f", "-"], &list.to_string()).await?;
-    let slices = ["get", "endpointslices", "-l", "kubernetes.io/service-name=controllers", "-o",
-        "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses}"];
+    let slices = [
+        "get",
+        "endpointslices",
+        "-l",
+        "kubernetes.io/service-name=controllers",
+        "-o",
+        "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses}",
+    ];
     let acted = wait_for("the controllers to act", TIMEOUT, async || {
         Ok((!kubectl.run(&slices).await?.trim().is_empty()).then_some(()))
     })

@@ -99,7 +99,10 @@ async fn try_ways(fixture: &Fixture, ways: &[Way], directory: &Path, server: &Mo
         let answer = post(fixture.route.url.clone()).await?;
         let (model, label) = (&answer["model"], answer["prediction"]["label"].as_str().unwrap_or_default());
         ensure!(*model == "resnet50", "the model of the answer must be resnet50, not {model}");
-        ensure!(labels.iter().any(|known| known == label), "the answer has the label {label:?}, which is none of {labels:?}");
+        ensure!(
+            labels.iter().any(|known| known == label),
+            "the answer has the label {label:?}, which is none of {labels:?}"
+        );
         figures.push(format!("{}: {seconds} s", way.folder()));
     }
     Ok(format!("a ResNet-50 answers; from `kubectl apply` to all pods ready: {}", figures.join(", ")))
@@ -122,7 +125,8 @@ async fn apply_claim(fixture: &Fixture, directory: &Path) -> Result<()> {
 async fn apply_settings(fixture: &Fixture, labels: &[String], server: &ModelServer) -> Result<()> {
     let data = json!({"ROUNDHOUSE_FETCH": server.source, "ROUNDHOUSE_LABELS": "/model-settings/labels.txt",
         "labels.txt": labels.join("\n")});
-    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roundhouse-model"}, "data": data});
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roundhouse-model"}, "data": data});
     fixture.cluster.kubectl.run_with_input(&["apply", "-f", "-"], &object.to_string()).await.map(drop)
 }
 
@@ -154,7 +158,8 @@ impl ModelServer {
             write!(sum, "{byte:02x}").expect("writing to a String never fails");
         }
         let node = fixture.cluster.local()?.node.network().family.node_address();
-        let listener = TcpListener::bind(SocketAddr::from((node, 0))).await.context("listen for requests of the model")?;
+        let listener =
+            TcpListener::bind(SocketAddr::from((node, 0))).await.context("listen for requests of the model")?;
         let source = format!("http://{}/resnet-50.tar#sha256={sum}", listener.local_addr()?);
         let answer = move |_: Request<Incoming>| {
             std::future::ready(respond::bytes(StatusCode::OK, "application/x-tar", archive.clone()))
@@ -246,8 +251,11 @@ mod tests {
     fn a_resnet_50_has_25_557_032_parameters() {
         let tensors = resnet50(1000);
         let is_parameter = |name: &str| !name.contains("running_");
-        let count: usize =
-            tensors.iter().filter(|(name, _)| is_parameter(name)).map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let count: usize = tensors
+            .iter()
+            .filter(|(name, _)| is_parameter(name))
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
         // The number in torchvision's documentation.
         assert_eq!(count, 25_557_032);
     }

@@ -165,7 +165,10 @@ impl PolicyInput {
             Some(IntOrString::Int(number)) => {
                 let range = |end: i32| Some(u16::try_from(*number).ok()?..=u16::try_from(end).ok()?);
                 let numbers = range(port.end_port.unwrap_or(*number));
-                return numbers.map(|numbers| permission(peers.map(<[_]>::to_vec), Some(numbers))).into_iter().collect();
+                return numbers
+                    .map(|numbers| permission(peers.map(<[_]>::to_vec), Some(numbers)))
+                    .into_iter()
+                    .collect();
             }
             Some(IntOrString::String(name)) => name,
         };
@@ -178,7 +181,9 @@ impl PolicyInput {
                 let is_peer = |address| peers.is_none_or(|peers| peers.contains(&Peer::Pod(address)));
                 let receivers = self.pods.iter().filter(|(address, _)| is_peer(**address));
                 let named = receivers.filter_map(|(address, receiver)| Some((*address, receiver.port(name)?)));
-                named.map(|(address, number)| permission(Some(vec![Peer::Pod(address)]), Some(number..=number))).collect()
+                named
+                    .map(|(address, number)| permission(Some(vec![Peer::Pod(address)]), Some(number..=number)))
+                    .collect()
             }
         }
     }

@@ -2,8 +2,8 @@
 //! program `nft` of nftables puts the rules into the cluster's network namespace.
 
 use super::network_policy::{PolicyInput, PolicyPod, namespace_labels};
-use super::{RETRY_INTERVAL, ruleset};
 use super::service_table::ServiceTable;
+use super::{RETRY_INTERVAL, ruleset};
 use crate::network::IpFamily;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -30,7 +30,13 @@ pub(super) struct PacketFilter {
 impl PacketFilter {
     /// A filter for the Services in `services`. It has no rules until [`Self::run`] is called.
     pub(super) fn new(family: IpFamily, services: ServiceTable) -> Self {
-        Self { family, services, policies: Arc::default(), changed: watch::Sender::new(0), applied: watch::Sender::new(0) }
+        Self {
+            family,
+            services,
+            policies: Arc::default(),
+            changed: watch::Sender::new(0),
+            applied: watch::Sender::new(0),
+        }
     }
 
     /// The Services for which the filter forwards connections.

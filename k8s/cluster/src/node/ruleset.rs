@@ -19,7 +19,8 @@ pub(super) fn text(family: IpFamily, services: &[ServicePort], isolations: &[Iso
     let (range, node, dns) = (family.service_range(), family.node_address(), family.dns_address());
     let ip = keyword(family);
     let translations: String = services.iter().filter_map(|port| translation(ip, port)).collect();
-    let dns_translation = format!("    {ip} daddr {dns} udp dport 53 dnat {ip} to {}\n", SocketAddr::from((node, DNS_PORT)));
+    let dns_translation =
+        format!("    {ip} daddr {dns} udp dport 53 dnat {ip} to {}\n", SocketAddr::from((node, DNS_PORT)));
     let (mut chains, mut jumps) = (String::new(), [String::new(), String::new()]);
     for Isolation { address, direction, permitted } in isolations {
         let (side, index) = match direction {

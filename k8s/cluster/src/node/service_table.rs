@@ -125,9 +125,10 @@ fn ready_in_slice(slice: &EndpointSlice) -> Vec<ReadyEndpoint> {
     let ports = ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)));
     let ports: Vec<_> = ports.collect();
     let is_ready = |ready: Option<bool>| ready.unwrap_or(true);
-    let ready = slice.endpoints.iter().filter(|endpoint| {
-        is_ready(endpoint.conditions.as_ref().and_then(|conditions| conditions.ready))
-    });
+    let ready = slice
+        .endpoints
+        .iter()
+        .filter(|endpoint| is_ready(endpoint.conditions.as_ref().and_then(|conditions| conditions.ready)));
     let addresses = ready.flat_map(|endpoint| endpoint.addresses.first()).filter_map(|address| address.parse().ok());
     addresses.map(|address| ReadyEndpoint { address, ports: ports.clone() }).collect()
 }
@@ -137,7 +138,8 @@ fn ready_in(object: &Endpoints) -> Vec<ReadyEndpoint> {
     let mut all = Vec::new();
     for subset in object.subsets.iter().flatten() {
         let ports = subset.ports.iter().flatten();
-        let ports = ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port).ok()?)));
+        let ports =
+            ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port).ok()?)));
         let ports: Vec<_> = ports.collect();
         let addresses = subset.addresses.iter().flatten().filter_map(|address| address.ip.parse().ok());
         all.extend(addresses.map(|address| ReadyEndpoint { address, ports: ports.clone() }));

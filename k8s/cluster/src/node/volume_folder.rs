@@ -124,7 +124,8 @@ impl PodVolumes {
         for token in volume.tokens() {
             tokens.insert(token.clone(), self.token(token, config).await?);
         }
-        let fields = PodFields { pod: &self.pod, address: self.address, node: self.shared.network.family.node_address() };
+        let fields =
+            PodFields { pod: &self.pod, address: self.address, node: self.shared.network.family.node_address() };
         let files = volume.files(fields, &objects, &tokens)?;
         let folder = self.folder.path().join(name);
         if self.written.get(name) != Some(&files) {
