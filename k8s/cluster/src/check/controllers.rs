@@ -6,7 +6,7 @@
 use super::{Fixture, strangers};
 use crate::wait::wait_for;
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The name of the objects that the controllers have to act on.
@@ -31,18 +31,37 @@ pub(super) async fn wait(fixture: &Fixture) -> Result<()> {
         "spec": {"selector": labels, "ports": [{"port": strangers::PORT}]}});
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]});
     kubectl.run_with_input(&["apply", "-f", "-"], &list.to_string()).await?;
-    let slices = [
-        "get",
-        "endpointslices",
-        "-l",
-        "kubernetes.io/service-name=controllers",
-        "-o",
-        "jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].addresses}",
-    ];
+    let slices = ["get", "endpointslices", "-l", "kubernetes.io/service-name=controllers", "-o", "json"];
     let acted = wait_for("the controllers to act", TIMEOUT, async || {
-        Ok((!kubectl.run(&slices).await?.trim().is_empty()).then_some(()))
+        let slices: Value = serde_json::from_str(&kubectl.run(&slices).await?)?;
+        Ok(has_ready_endpoint(&slices).then_some(()))
     })
     .await;
     kubectl.run(&["delete", "deployment,service", NAME, "--wait=false"]).await?;
     acted
+}
+
+/// Whether one of the EndpointSlices in a list has a ready endpoint.
+fn has_ready_endpoint(slices: &Value) -> bool {
+    let slices = slices["items"].as_array().into_iter().flatten();
+    let mut endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+    endpoints.any(|endpoint| endpoint["conditions"]["ready"] == true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_may_have_no_endpoints_or_unready_ones() {
+        let list = |endpoints: Value| json!({"items": [{"endpoints": null}, {"endpoints": endpoints}]});
+        for (endpoints, expected) in [
+            (json!(null), false),
+            (json!([]), false),
+            (json!([{"conditions": {}}, {"conditions": {"ready": false}}]), false),
+            (json!([{"conditions": {"ready": false}}, {"conditions": {"ready": true}}]), true),
+        ] {
+            assert_eq!(has_ready_endpoint(&list(endpoints.clone())), expected, "{endpoints}");
+        }
+    }
 }
