@@ -60,7 +60,7 @@ pub struct Options {
     /// Tag of the images
     #[arg(long, default_value = TAG, value_parser = tag)]
     tag: String,
-    /// Build only these images; replica-cuda (3.4 GB, for NVIDIA's GPUs) is not built otherwise
+    /// Build only these images; replica-cuda (3.2 GB, for NVIDIA's GPUs) is not built otherwise
     #[arg(long, value_delimiter = ',', value_parser = IMAGES.map(|image| image.name))]
     only: Vec<String>,
     /// Folder with programs that were built on this machine, such as target/release; nothing is compiled in a container
