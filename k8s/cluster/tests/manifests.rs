@@ -13,6 +13,9 @@ use std::process::Command;
 /// The minor version of the oldest Kubernetes whose schemas the manifests must fit.
 const OLDEST_MINOR: u32 = 28;
 
+/// The minor version of the oldest Kubernetes whose schemas have images as volumes.
+const IMAGE_VOLUMES_MINOR: u32 = 31;
+
 /// A manifest of a kustomization.
 struct Manifest {
     /// The folder of the kustomization, relative to the root of the workspace.
@@ -80,10 +83,21 @@ fn build_with_component(component: &Path) -> Option<String> {
     build(folder.path())
 }
 
+/// The folders below `folder` with a component, but for k8s/components/model/settings, which is a part of others.
+fn components(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(folder).expect("the folder can be read").flatten().map(|entry| entry.path()) {
+        if path.ends_with("model/settings") || !path.is_dir() {
+            continue;
+        }
+        if path.join("kustomization.yaml").exists() { found.push(path) } else { found.extend(components(&path)) }
+    }
+    found
+}
+
 /// The manifests of all kustomizations, and of k8s/base with each component; `None` if kubectl is not installed.
 fn all_manifests() -> Option<Vec<Manifest>> {
-    let components = fs::read_dir(root().join("k8s/components")).expect("there are components").flatten();
-    let components: Vec<PathBuf> = components.map(|component| component.path()).collect();
+    let components = components(&root().join("k8s/components"));
     assert!(!components.is_empty());
     let with_component = components.into_iter().map(|path| (build_with_component(&path), path));
     let complete = kustomizations().into_iter().map(|path| (build(&path), path));
@@ -99,6 +113,12 @@ fn all_manifests() -> Option<Vec<Manifest>> {
 /// Whether an object is one of the Prometheus Operator, which the schemas of Kubernetes do not have.
 fn is_of_operator(object: &Value) -> bool {
     object["apiVersion"] == "monitoring.coreos.com/v1"
+}
+
+/// Whether an object has pods with an image as a volume, which old schemas do not have.
+fn has_image_volume(object: &Value) -> bool {
+    let volumes = object["spec"]["template"]["spec"]["volumes"].as_array();
+    volumes.is_some_and(|volumes| volumes.iter().any(|volume| !volume["image"].is_null()))
 }
 
 /// The manifests of a kind.
@@ -156,14 +176,17 @@ fn manifests_fit_the_schemas_of_every_version() {
     assert!(newest > OLDEST_MINOR, "{newest}");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(all) = all_manifests() else { return };
-    let mut files = Vec::new();
-    for manifest in all.iter().filter(|manifest| !is_of_operator(&manifest.object)) {
-        let file = folder.path().join(format!("{}.yaml", files.len()));
+    let (mut files, mut with_image_volumes) = (Vec::new(), Vec::new());
+    for (index, manifest) in all.iter().filter(|manifest| !is_of_operator(&manifest.object)).enumerate() {
+        let file = folder.path().join(format!("{index}.yaml"));
         fs::write(&file, manifest.object.to_string()).expect("written");
-        files.push(file);
+        if has_image_volume(&manifest.object) { with_image_volumes.push(file) } else { files.push(file) }
     }
+    assert!(!with_image_volumes.is_empty());
     for minor in OLDEST_MINOR..=newest {
         assert_eq!(validator.validate(minor, &files), Ok(()), "1.{minor}");
+        let fits = validator.validate(minor, &with_image_volumes);
+        assert_eq!(fits.is_ok(), minor >= IMAGE_VOLUMES_MINOR, "1.{minor}: {fits:?}");
     }
     // The program notices a manifest that does not fit.
     let wrong = folder.path().join("wrong.yaml");
@@ -171,9 +194,18 @@ fn manifests_fit_the_schemas_of_every_version() {
     assert!(validator.validate(newest, &[wrong]).is_err());
 }
 
-/// The kinds of volumes that the restricted pod security standard permits.
-const VOLUMES: [&str; 8] =
-    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
+/// The kinds of volumes that the restricted pod security standard permits. It permits `image` from Kubernetes 1.33 on.
+const VOLUMES: [&str; 9] = [
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
 
 /// The fields by which a pod's specification violates the restricted pod security standard
 /// (kubernetes.io/docs/concepts/security/pod-security-standards), or lets a container write to its root file system.
@@ -403,6 +435,12 @@ fn only_dispatchers_and_prometheus_may_connect_to_replicas() {
     let other: Vec<_> = other.collect();
     assert!(!other.is_empty());
     for policy in other {
+        // An init container that fetches the model opens connections. That admits no other pod.
+        if policy.has_name("replica-model") {
+            assert_eq!(policy.folder, "k8s/components/model/url");
+            assert_eq!(policy.object["spec"]["policyTypes"], json!(["Egress"]), "{}", policy.place());
+            continue;
+        }
         let peers = json!([{
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
             "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
@@ -454,5 +492,35 @@ fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
             assert!(image.starts_with("registry.example/team/"), "{base}: {image}");
             assert_eq!(container["imagePullPolicy"], "IfNotPresent", "{base}: a node must fetch the image");
         }
+    }
+}
+
+/// The example of a kustomization in docs/your-model.md, with the path of a component in place of the one it has.
+fn example(component: &str) -> String {
+    let document = fs::read_to_string(root().join("docs/your-model.md")).expect("the document can be read");
+    let blocks = document.split("```").map(str::trim_start);
+    let found = blocks.filter(|block| block.starts_with("apiVersion: kustomize")).collect::<Vec<_>>();
+    let [example] = found[..] else { panic!("docs/your-model.md has {} kustomizations, not one", found.len()) };
+    let marker = "../k8s/components/model/claim";
+    assert!(example.contains(marker), "{example}");
+    example.replace(marker, &format!("../k8s/components/{component}"))
+}
+
+#[test]
+fn the_documented_kustomization_puts_everything_into_one_namespace() {
+    for component in ["model/claim", "model/image", "model/image-copy", "model/url", "headroom", "deletion-cost"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        symlink(root().join("k8s"), folder.path().join("k8s")).expect("linked");
+        let shop = folder.path().join("shop");
+        fs::create_dir(&shop).expect("made");
+        fs::write(shop.join("kustomization.yaml"), example(component)).expect("written");
+        let Some(text) = build(&shop) else { return };
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");
+        let namespaced =
+            objects.iter().filter(|object| object["kind"] != "Namespace" && object["kind"] != "PriorityClass");
+        for object in namespaced {
+            assert_eq!(object["metadata"]["namespace"], "roundhouse", "{component}: {object}");
+        }
+        assert!(objects.iter().any(|object| object["kind"] == "Namespace"), "{component}");
     }
 }

@@ -96,11 +96,9 @@ impl Client {
         request.config().proxy(proxy.clone()).timeout_global(Some(time_left)).build().call()
     }
 
-    /// `text` without the value of the header `Authorization`. Some servers repeat what they were sent.
-    pub(super) fn without_secret(&self, text: &str) -> String {
-        let value = self.authorization.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let secret = value.rsplit(' ').next().filter(|secret| !secret.is_empty());
-        secret.map_or_else(|| text.to_owned(), |secret| text.replace(secret, "…"))
+    /// Whether requests have the header `Authorization`.
+    pub(super) fn has_secret(&self) -> bool {
+        self.authorization.is_some()
     }
 
     /// A function that ends all requests.
@@ -219,6 +217,6 @@ mod tests {
             "{error}"
         );
         let client = client("Bearer secret\n").expect("a line break at the end is that of a file");
-        assert_eq!(client.without_secret("<a>Bearer secret</a>"), "<a>Bearer …</a>");
+        assert!(client.has_secret());
     }
 }

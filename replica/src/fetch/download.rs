@@ -73,17 +73,14 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The message for an answer with another status than 200, with the beginning of its body.
+/// The message for an answer with another status than 200, with the beginning of its body. Some servers repeat what they
+/// were sent, in parts or in another encoding. So the body is left out if the request had a secret: a signature in the
+/// query, or the header `Authorization`.
 fn refusal(client: &Client, file: &RemoteFile, status: StatusCode, place: &str, body: Body) -> String {
     let mut text = Vec::new();
     // The status is what matters, so a body that breaks off is shown as far as it came.
     let _broken_off = body.into_reader().take(SHOWN_BYTES).read_to_end(&mut text);
-    let text = client.without_secret(&String::from_utf8_lossy(&text));
-    // Some pages repeat the URL.
-    let text = match file.uri.query() {
-        Some(query) if !query.is_empty() => text.replace(query, "…"),
-        _ => text,
-    };
+    let text = String::from_utf8_lossy(&text);
     let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let advice = match status.as_u16() {
@@ -94,7 +91,8 @@ fn refusal(client: &Client, file: &RemoteFile, status: StatusCode, place: &str, 
         408 | 429 | 500.. => "the server has a problem, which may pass; the next start of the container tries again",
         _ => "check the URL",
     };
-    let body = if text.is_empty() { String::new() } else { format!(": {text}") };
+    let has_secret = client.has_secret() || file.uri.query().is_some_and(|query| !query.is_empty());
+    let body = if text.is_empty() || has_secret { String::new() } else { format!(": {text}") };
     format!("the server answered {status}{place}{body}; {advice}")
 }
 

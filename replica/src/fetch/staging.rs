@@ -33,6 +33,14 @@ pub(super) struct Staging {
     _lock: File,
 }
 
+/// A file that was put in place, or was tried.
+#[derive(Debug)]
+struct Placed<'a> {
+    path: &'a Path,
+    /// The folders that were made for it.
+    made: Vec<PathBuf>,
+}
+
 /// The files of one source.
 pub(super) struct Tree {
     root: PathBuf,
@@ -91,7 +99,7 @@ impl Staging {
     /// Puts the files of all sources in place. They replace files of the same names. Returns their names.
     ///
     /// # Errors
-    /// If two sources have the same file, or a file cannot be put in place. Those that were are removed then.
+    /// If two sources have the same file, or a file cannot be put in place. The directory is as before then.
     pub(super) fn publish(mut self, trees: &[Tree]) -> Result<Vec<PathBuf>> {
         let mut names = BTreeSet::new();
         for path in trees.iter().flat_map(|tree| &tree.files) {
@@ -106,19 +114,9 @@ impl Staging {
             }
         }
         let mut placed = Vec::new();
-        let all = trees.iter().flat_map(|tree| tree.files.iter().map(move |path| (tree.root.join(path), path)));
-        for (from, path) in all {
-            placed.push(path);
-            if let Err(error) = self.place(&from, path) {
-                for path in placed {
-                    let file = self.directory.join(path);
-                    let _it_may_be_missing = fs::remove_file(&file);
-                    for folder in file.ancestors().skip(1).take(path.components().count() - 1) {
-                        let _it_may_have_other_files = fs::remove_dir(folder);
-                    }
-                }
-                return Err(error);
-            }
+        if let Err(error) = self.place_all(trees, &mut placed) {
+            self.restore_all(&placed);
+            return Err(error);
         }
         self.is_new = false;
         Ok(names.into_iter().collect())
@@ -146,9 +144,58 @@ impl Staging {
         Ok(())
     }
 
-    fn place(&self, from: &Path, path: &Path) -> Result<()> {
+    /// Puts all files in place, until one cannot be. `placed` gets those that were tried.
+    fn place_all<'a>(&self, trees: &'a [Tree], placed: &mut Vec<Placed<'a>>) -> Result<()> {
+        fs::create_dir(self.kept()).map_err(|error| write_error(&self.kept(), error))?;
+        for tree in trees {
+            for path in &tree.files {
+                let mut made = Vec::new();
+                let result = self.keep(path).and_then(|()| self.place(&tree.root.join(path), path, &mut made));
+                placed.push(Placed { path, made });
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what was done, the latest first.
+    fn restore_all(&self, placed: &[Placed<'_>]) {
+        placed.iter().rev().for_each(|placed| self.restore(placed.path, &placed.made));
+    }
+
+    /// Keeps the file that `path` has now for [`Self::restore`]. It stays in its place until another one replaces it, so
+    /// that a replica that shares the directory finds it at all times.
+    fn keep(&self, path: &Path) -> Result<()> {
+        let (file, kept) = (self.directory.join(path), self.kept().join(path));
+        if fs::symlink_metadata(&file).is_err() {
+            return Ok(());
+        }
+        make_folders(&self.kept(), path, &mut Vec::new())?;
+        // Some file systems have no hard links.
+        let keep = fs::hard_link(&file, &kept).or_else(|_no_links| fs::copy(&file, &kept).map(drop));
+        keep.map_err(|error| write_error(&kept, error))
+    }
+
+    /// Takes back what was done for `path`: the file that was there comes back, and the folders that were made for it go.
+    fn restore(&self, path: &Path, made: &[PathBuf]) {
+        let (file, kept) = (self.directory.join(path), self.kept().join(path));
+        if fs::rename(kept, &file).is_err() {
+            let _it_may_be_missing = fs::remove_file(&file);
+        }
+        for folder in made.iter().rev() {
+            let _it_may_have_other_files = fs::remove_dir(folder);
+        }
+    }
+
+    /// The folder for the files that are replaced.
+    fn kept(&self) -> PathBuf {
+        self.folder().join("replaced")
+    }
+
+    /// Renames a file. `made` gets the folders that were missing.
+    fn place(&self, from: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
         let to = self.directory.join(path);
-        make_folders(&self.directory, path)?;
+        make_folders(&self.directory, path, made)?;
         fs::rename(from, &to).map_err(|error| write_error(&to, error))
     }
 
@@ -180,7 +227,7 @@ impl Tree {
         if !self.files.insert(path.to_owned()) {
             bail!("there are two entries {}; pack each file once", path.display());
         }
-        make_folders(&self.root, path)?;
+        make_folders(&self.root, path, &mut Vec::new())?;
         create_file(&self.root.join(path)).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => anyhow!("{} is both a file and a folder", path.display()),
             _ => write_error(path, error),
@@ -234,12 +281,15 @@ pub(super) fn create_file(path: &Path) -> io::Result<File> {
 }
 
 /// Makes the folders between `root` and the file `path` below it.
-fn make_folders(root: &Path, path: &Path) -> Result<()> {
+fn make_folders(root: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     let folders: Vec<&Path> = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).collect();
     for folder in folders.into_iter().rev() {
         let folder = root.join(folder);
         match fs::create_dir(&folder) {
-            Ok(()) => set_mode(&folder, FOLDER_MODE)?,
+            Ok(()) => {
+                made.push(folder.clone());
+                set_mode(&folder, FOLDER_MODE)?;
+            }
             Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 bail!("{} is both a file and a folder", folder.strip_prefix(root).unwrap_or(&folder).display())
@@ -382,6 +432,31 @@ mod tests {
         let error = staging.publish(&same).expect_err("twice").to_string();
         assert!(error.contains("two sources have a file a"), "{error}");
         assert_eq!(contents(old), texts(&[("a", "old")]));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_placed_leaves_everything_as_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let to = folder.path().join("to");
+        fs::create_dir_all(to.join("sub")).expect("folders");
+        fs::write(to.join("b"), "old").expect("written");
+        let staging = Staging::open(&to, &limits()).expect("writable");
+        let mut tree = staging.tree(0).expect("a folder");
+        for path in ["a", "b", "new/c", "sub/x"] {
+            write(&mut tree, path, "new");
+        }
+        // The last file goes missing after the checks, as if the volume failed.
+        let mut late = staging.tree(1).expect("a folder");
+        write(&mut late, "z", "new");
+        late.files.insert("zz".into());
+        let trees = [tree, late];
+        let mut placed = Vec::new();
+        let result = staging.place_all(&trees, &mut placed);
+        assert!(result.is_err() && placed.len() == 6, "{result:?} {}", placed.len());
+        staging.restore_all(&placed);
+        drop(staging);
+        assert_eq!(contents(&to), texts(&[("b", "old")]));
+        assert!(to.join("sub").is_dir() && !to.join("new").exists());
     }
 
     #[test]

@@ -384,12 +384,16 @@ fn failures_of_the_server_are_explained_and_leave_nothing() {
         let to = folder();
         fs::write(to.path().join("weights.pth"), "old").expect("written");
         let before = contents(to.path());
-        let source = url(&server, "weights.pth?sig=secret", b"weights");
-        let ended = fetched(to.path(), &["--stall-timeout=300ms", &source]);
-        ended.fails(&[&format!("error: fetch http://{}/weights.pth?…: ", server.address)]);
-        ended.fails(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(!ended.log.contains("secret"), "case {index}: {}", ended.log);
-        assert!(ended.log.lines().last().expect("a line").len() < 900, "case {index}: {}", ended.log);
+        for (path, shown) in [("weights.pth", "weights.pth"), ("weights.pth?sig=secret", "weights.pth?…")] {
+            let ended = fetched(to.path(), &["--stall-timeout=300ms", &url(&server, path, b"weights")]);
+            ended.fails(&[&format!("error: fetch http://{}/{shown}: ", server.address)]);
+            // With a signed URL, the answer of the server is not shown: it may repeat the signature.
+            if path == shown {
+                ended.fails(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+            assert!(!ended.log.contains("secret"), "case {index}: {}", ended.log);
+            assert!(ended.log.lines().last().expect("a line").len() < 900, "case {index}: {}", ended.log);
+        }
         assert_eq!(contents(to.path()), before, "case {index}");
     }
 }
@@ -454,7 +458,7 @@ fn the_authorization_stays_at_its_host() {
         foreign.seen()
     );
     let refused = run("refused?sig=secret3");
-    refused.fails(&["401 Unauthorized: GET /refused?… HTTP/1.1", "ROUNDHOUSE_FETCH_AUTHORIZATION"]);
+    refused.fails(&["401 Unauthorized; check", "ROUNDHOUSE_FETCH_AUTHORIZATION"]);
     let mismatch = run("other");
     mismatch.fails(&["the SHA-256 is"]);
     for log in [&ended.log, &refused.log, &mismatch.log] {

@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 /// The labels of the model's classes.
 const LABELS: [&str; 3] = ["signal box", "turntable", "water tower"];
 
-/// The prefix of the labels in the ConfigMap of the operator. They win over those of the model's directory.
+/// The prefix of the labels in a ConfigMap of the operator. They win over those of the model's directory.
 const OWN_PREFIX: &str = "my ";
 
 /// An image of one white pixel.
@@ -121,13 +121,15 @@ async fn apply_claim(fixture: &Fixture, directory: &Path) -> Result<()> {
     fixture.cluster.kubectl.run_with_input(&["apply", "-f", "-"], &list.to_string()).await.map(drop)
 }
 
-/// Creates the ConfigMap of the operator with labels and the URL of the model.
+/// Creates the ConfigMaps of the operator with labels and the URL of the model.
 async fn apply_settings(fixture: &Fixture, labels: &[String], server: &ModelServer) -> Result<()> {
-    let data = json!({"ROUNDHOUSE_FETCH": server.source, "ROUNDHOUSE_LABELS": "/model-settings/labels.txt",
-        "labels.txt": labels.join("\n")});
-    let object =
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "roundhouse-model"}, "data": data});
-    fixture.cluster.kubectl.run_with_input(&["apply", "-f", "-"], &object.to_string()).await.map(drop)
+    let settings = json!({"ROUNDHOUSE_FETCH": server.source, "ROUNDHOUSE_LABELS": "/model-files/labels.txt"});
+    let files = json!({"labels.txt": labels.join("\n")});
+    for (name, data) in [("roundhouse-model", settings), ("roundhouse-model-files", files)] {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+        fixture.cluster.kubectl.run_with_input(&["apply", "-f", "-"], &object.to_string()).await?;
+    }
+    Ok(())
 }
 
 /// Posts an image to `url`. Returns the answer.
