@@ -28,7 +28,7 @@ pub(super) fn text(family: IpFamily, services: &[ServicePort], isolations: &[Iso
             Direction::Ingress => ("ingress", 1),
         };
         let name = format!("{side}_{}", address.to_string().replace(['.', ':'], "_"));
-        write!(chains, "  chain {name} {{\n").expect(INFALLIBLE);
+        writeln!(chains, "  chain {name} {{").expect(INFALLIBLE);
         for permission in permitted {
             for rule in permission_rules(ip, *direction, permission) {
                 writeln!(chains, "    {rule} return").expect(INFALLIBLE);
