@@ -23,17 +23,21 @@ pub enum HeadroomSize {
     Fixed(usize),
     /// The replicas that the law would add within the time that a node takes.
     Auto,
+    /// None. A section of a file says so if the environment variable of all sections gives a number.
+    Off,
 }
 
 impl FromStr for HeadroomSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "none" => return Ok(Self::Off),
+            _ => {}
         }
         let number = text.parse().ok().filter(|number| (1..=MOST).contains(number));
-        number.map(Self::Fixed).ok_or_else(|| format!("{text:?} is neither auto nor a number from 1 to {MOST}"))
+        number.map(Self::Fixed).ok_or_else(|| format!("{text:?} is neither auto, none nor a number from 1 to {MOST}"))
     }
 }
 
@@ -42,6 +46,7 @@ impl fmt::Display for HeadroomSize {
         match self {
             Self::Fixed(number) => write!(f, "{number}"),
             Self::Auto => write!(f, "auto"),
+            Self::Off => write!(f, "none"),
         }
     }
 }
@@ -53,6 +58,7 @@ impl HeadroomSize {
     pub fn placeholders(self, recommendation: &Recommendation, desired: usize, max: usize) -> Option<usize> {
         let wanted = match (self, &recommendation.plan) {
             (Self::Fixed(number), _) => number,
+            (Self::Off, _) => 0,
             (Self::Auto, _) if recommendation.reason == slo::IDLE => 0,
             // The plan's headroom counts from the recommended replicas, and more may be desired.
             (Self::Auto, plan) => plan.as_ref()?.needed_with_node.saturating_sub(desired),
@@ -127,7 +133,9 @@ mod tests {
             let found = size.placeholders(&recommendation, desired, 10);
             assert_eq!(found, expected, "{size}, {needed:?} needed, {desired} desired");
         }
-        for (text, expected) in [("auto", Some(HeadroomSize::Auto)), ("3", Some(HeadroomSize::Fixed(3)))]
+        let sizes = [("auto", HeadroomSize::Auto), ("none", HeadroomSize::Off), ("3", HeadroomSize::Fixed(3))];
+        for (text, expected) in sizes
+            .map(|(text, size)| (text, Some(size)))
             .into_iter()
             .chain(["", "0", "-1", "1001", "many"].map(|text| (text, None)))
         {
