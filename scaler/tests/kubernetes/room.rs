@@ -124,6 +124,8 @@ async fn a_placeholder_gives_way_to_a_replica() {
     })
     .await;
     wait_for_replicas(&target, starting(1)).await;
+    let node_time = target.state.borrow().node_time;
+    assert_eq!(node_time, None, "the replica has waited for a placeholder to go, and not for a node");
 }
 
 /// The manifest that users apply, not a copy: a mistake in it would show up on their clusters only.
