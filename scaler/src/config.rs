@@ -119,7 +119,7 @@ impl Config {
         let targets = match config {
             None => {
                 let name = section.target.to_string();
-                vec![section.check(name, laws)?]
+                vec![section.without_variables_of_others(given).check(name, laws)?]
             }
             Some(file) => {
                 if let Some(flag) = typed_flag(given) {
@@ -173,7 +173,9 @@ fn check(name: &str, flags: &[String], laws: &Table) -> Result<(ControlSettings,
         let cause = text.split("\n\nUsage").next().unwrap_or_default();
         anyhow::Error::msg(cause.trim_start_matches("error: ").trim().to_owned())
     };
-    Section::from_arg_matches(&matches.map_err(cause)?).map_err(cause)?.check(name.into(), laws)
+    let matches = matches.map_err(cause)?;
+    let section = Section::from_arg_matches(&matches).map_err(cause)?;
+    section.without_variables_of_others(&matches).check(name.into(), laws)
 }
 
 #[cfg(test)]
@@ -221,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn no_headroom_needs_neither_placeholders_nor_a_law_that_plans() {
+        for target in ["processes", "deployment:shop/a"] {
+            let flags = [&format!("--target={target}"), "--headroom=none", "--policy=rate:5"];
+            assert_eq!(processes(&flags).expect("good").headroom, None, "{target}");
+        }
+    }
+
+    #[test]
     fn targets_of_one_name_have_leases_of_their_own() {
         let mut leases = std::collections::BTreeSet::new();
         for target in
@@ -254,12 +264,16 @@ mod tests {
             (&["--policy=concurrency"], "lab run"),
             (&["--min=0", "--policy=rate:5"], "--min 0 needs --policy slo"),
             (&["--target=pods"], "\"pods\" is no target"),
+            (&["--target=pods"], "statefulset:NAMESPACE/NAME, rollout:NAMESPACE/NAME or scale:GROUP/VERSION/PLURAL:"),
             (&["--target=deployment:replica"], "deployment:NAMESPACE/NAME"),
             (&["--target=scale:widgets:shop/a"], "GROUP/VERSION/PLURAL"),
             (&["--deletion-cost"], "--deletion-cost needs a target whose pods belong to ReplicaSets"),
             (&["--deletion-cost", "--target=statefulset:shop/a"], "--deletion-cost needs a target whose pods"),
             (&["--headroom=2"], "--headroom needs a target on Kubernetes"),
-            (&["--headroom=0", "--target=deployment:shop/a"], "\"0\" is neither auto nor a number from 1 to 1000"),
+            (
+                &["--headroom=0", "--target=deployment:shop/a"],
+                "\"0\" is neither auto, none nor a number from 1 to 1000",
+            ),
             (
                 &["--headroom=auto", "--policy=rate:5", "--target=deployment:shop/a"],
                 "--headroom auto needs --policy slo",

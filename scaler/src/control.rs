@@ -157,9 +157,12 @@ impl Control {
         awaited: Option<&str>,
     ) -> Decision {
         let Replicas { desired: current, lost, .. } = seen.replicas;
-        let Recommendation { replicas: recommended, reason, text: mut explanation, plan } =
-            self.settings.law.decide(&without_lost(seen));
-        let (desired, limit) = self.limiter.apply(seen, recommended);
+        let recommendation = self.settings.law.decide(&without_lost(seen));
+        let (desired, limit) = self.limiter.apply(seen, recommendation.replicas);
+        let headroom = self.settings.headroom;
+        let placeholders =
+            headroom.and_then(|size| size.placeholders(&recommendation, desired, self.settings.limits.max));
+        let Recommendation { replicas: recommended, reason, text: mut explanation, plan } = recommendation;
         if let (Some(recommended), Some(note)) = (recommended, limit.note()) {
             explanation += &format!("; {recommended} recommended, {note}");
         }
@@ -182,10 +185,9 @@ impl Control {
                 is_new
             });
         }
-        if let (Ok(term), Some(size), Some(handle)) = (&authority, self.settings.headroom, &self.placeholders) {
-            let placeholders = size.placeholders(plan.as_ref(), desired, self.settings.limits.max);
+        if let (Ok(term), Some(placeholders), Some(handle)) = (&authority, placeholders, &self.placeholders) {
             let present = Desired { term: *term, ..Desired::default() };
-            explanation.extend(placeholders.and_then(|placeholders| headroom::set(handle, placeholders, present)));
+            explanation.extend(headroom::set(handle, placeholders, present));
         }
         // The Event of a change adds an obstacle by itself.
         explanation.extend(obstacle.map(|obstacle| format!("; a pod cannot run: {obstacle}")));

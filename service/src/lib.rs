@@ -12,6 +12,7 @@ pub mod headers;
 pub mod memory_budget;
 pub mod options;
 pub mod readiness;
+pub mod repeated_failure;
 pub mod respond;
 pub mod server;
 pub mod shutdown;

@@ -3,6 +3,7 @@
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The upper bounds of the buckets of every histogram whose name ends in `_seconds`, in seconds, of a program whose
 /// longest time is at most 8 s; see [`latency_buckets`]. Most of them are below the default objective of 0.5 s.
@@ -51,9 +52,8 @@ pub enum Error {
 /// # Panics
 /// If the process has a logger already.
 pub fn start(filter: &str, latency_buckets: &[f64]) -> Result<PrometheusHandle, Error> {
-    let parsed = EnvFilter::try_new(filter).map_err(|error| Error::Filter(filter.into(), error.to_string()))?;
     tracing_subscriber::fmt()
-        .with_env_filter(parsed)
+        .with_env_filter(parse(filter)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
@@ -65,6 +65,19 @@ pub fn start(filter: &str, latency_buckets: &[f64]) -> Result<PrometheusHandle, 
         .map_err(recorder)?
         .install_recorder()
         .map_err(recorder)
+}
+
+/// The log filter of `--log`. kube's client logs each failed request as an error, several times a second in an outage of
+/// the API server. The programs log these failures themselves, so the client's own lines need a list or the level debug.
+fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    let error = |error: &dyn std::fmt::Display| Error::Filter(filter.into(), error.to_string());
+    let parsed = EnvFilter::try_new(filter).map_err(|cause| error(&cause))?;
+    match filter.trim().parse::<LevelFilter>() {
+        Ok(level) if level <= LevelFilter::INFO => {
+            Ok(parsed.add_directive("kube_client=off".parse().map_err(|cause| error(&cause))?))
+        }
+        _ => Ok(parsed),
+    }
 }
 
 /// Sorts the recorded values of histograms into their buckets every 5 s. Never returns. Without this task, the values
@@ -80,6 +93,52 @@ pub async fn upkeep(metrics: PrometheusHandle) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    /// The log in memory.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no test has panicked").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn errors_of_kubes_client_are_logged_only_on_demand() {
+        for (filter, has_client, has_own) in [
+            ("info", false, true),
+            ("warn", false, true),
+            ("off", false, false),
+            ("debug", true, true),
+            ("info,kube_client=error", true, true),
+            ("kube_client=error", true, false),
+        ] {
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_env_filter(parse(filter).expect("good"))
+                .with_writer(move || writer.clone());
+            tracing::subscriber::with_default(subscriber.finish(), || {
+                tracing::error!(target: "kube_client::client::builder", "failed with error refused");
+                tracing::error!(target: "scaler::target", "cannot follow");
+            });
+            let text =
+                String::from_utf8(log.0.lock().expect("no test has panicked").clone()).expect("the log is UTF-8");
+            assert_eq!(
+                [text.contains("failed with"), text.contains("cannot follow")],
+                [has_client, has_own],
+                "{filter}"
+            );
+        }
+        assert!(matches!(parse("scaler=much"), Err(Error::Filter(..))));
+    }
 
     #[test]
     fn buckets_reach_the_longest_time_and_have_one_at_the_objective() {

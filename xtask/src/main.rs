@@ -64,8 +64,13 @@ fn run(task: Task) -> Result<()> {
         Task::Parity(arguments) => bench::run(Some("parity"), &arguments),
         Task::Images(options) => images::run(&options),
         Task::Libtorch { cuda } => {
-            requirement::check_build()?;
-            if cuda { libtorch::ensure_cuda() } else { libtorch::ensure() }
+            if cuda {
+                requirement::check_cuda()?;
+                libtorch::ensure_cuda()
+            } else {
+                requirement::check_build()?;
+                libtorch::ensure()
+            }
         }
     }
 }

@@ -93,8 +93,8 @@ const BUILD: [Requirement; 4] = [
     },
     Requirement {
         name: "python3 with pip",
-        needed_by: "the build: downloads libtorch",
-        is_met: || libtorch::is_present() || command::succeeds("python3", &["-m", "pip", "--version"]),
+        needed_by: "the build: downloads libtorch, also for GPUs",
+        is_met: || command::succeeds("python3", &["-m", "pip", "--version"]),
         remedy: debian(&["python3", "python3-pip"], Some("brew install python")),
     },
     Requirement {
@@ -272,9 +272,26 @@ pub fn missing() -> Vec<&'static Requirement> {
 /// # Errors
 /// If one of them is missing. The message names each missing requirement and the command that installs it.
 pub fn check_build() -> Result<()> {
+    check(build_needs(libtorch::is_present()))
+}
+
+/// Checks that there is a C++ compiler, and that libtorch for NVIDIA's GPUs is present or pip can download it.
+///
+/// # Errors
+/// As [`check_build`].
+pub fn check_cuda() -> Result<()> {
+    check(build_needs(libtorch::is_cuda_present()))
+}
+
+/// The requirements of a build with a libtorch that may be present. Only tests and benchmarks need the last ones.
+fn build_needs(has_libtorch: bool) -> &'static [Requirement] {
+    let [compiler_and_pip @ .., _, _] = &BUILD;
+    if has_libtorch { &compiler_and_pip[..1] } else { compiler_and_pip }
+}
+
+fn check(requirements: &[Requirement]) -> Result<()> {
     let manager = PackageManager::of_this_system();
-    // The build downloads libtorch when it is missing, and only tests and benchmarks need the last requirement.
-    let missing = BUILD[..2].iter().filter(|requirement| !(requirement.is_met)());
+    let missing = requirements.iter().filter(|requirement| !(requirement.is_met)());
     let lines: Vec<String> =
         missing.map(|requirement| format!("  {}: {}", requirement.name, requirement.remedy.command(manager))).collect();
     ensure!(lines.is_empty(), "requirements of the build are missing; this is how to meet them:\n{}", lines.join("\n"));
@@ -403,6 +420,13 @@ mod tests {
         assert!(command("chromium", Other).contains("chromium"));
         assert!(command("schemathesis", AptGet).contains("PyPI"));
         assert!(command("control plane", AptGet).contains("KUBEBUILDER_ASSETS"));
+    }
+
+    #[test]
+    fn pip_is_needed_only_for_a_libtorch_that_is_missing() {
+        let names = |has_libtorch| build_needs(has_libtorch).iter().map(|needed| needed.name).collect::<Vec<_>>();
+        assert_eq!(names(true), ["C++ compiler"]);
+        assert_eq!(names(false), ["C++ compiler", "python3 with pip"]);
     }
 
     #[test]

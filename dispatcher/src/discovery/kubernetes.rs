@@ -13,6 +13,7 @@ use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use pods::{PodEndpoint, PodEndpoints, from_endpoints, from_slice};
+use service::repeated_failure::RepeatedFailure;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::str::FromStr;
@@ -118,7 +119,7 @@ pub fn watch(service: ServiceName) -> Published {
 }
 
 async fn follow(service: &ServiceName, publisher: &mut Publisher) {
-    let mut forbidden_since = None;
+    let (mut forbidden_since, mut failure) = (None, RepeatedFailure::default());
     let (client, has_slices) = loop {
         match connect(service).await {
             Ok(connected) => break connected,
@@ -127,7 +128,9 @@ async fn follow(service: &ServiceName, publisher: &mut Publisher) {
                 forbidden_since = forbidden;
                 let advice = advice(forbidden.map(|since| since.elapsed()));
                 let namespace = &service.namespace;
-                tracing::warn!(%error, namespace, "cannot list EndpointSlices at the API server; trying again: {advice}");
+                if failure.is_news(&format!("{error}; {advice}"), Instant::now()) {
+                    tracing::warn!(%error, namespace, "cannot list EndpointSlices at the API server; trying again: {advice}");
+                }
             }
         }
         tokio::time::sleep(CONNECT_INTERVAL).await;
@@ -198,7 +201,7 @@ async fn follow_objects<K>(
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
     let mut pods = PodEndpoints::default();
-    let mut listed = HashMap::new();
+    let (mut listed, mut failure) = (HashMap::new(), RepeatedFailure::default());
     let mut events = pin!(watcher(api, config).backoff(WatchPauses::default()));
     while let Some(event) = events.next().await {
         let changes = match event {
@@ -214,7 +217,9 @@ async fn follow_objects<K>(
             Ok(Event::Apply(object)) => pods.replace(object.name_any(), endpoints(&object)),
             Ok(Event::Delete(object)) => pods.replace(object.name_any(), Vec::new()),
             Err(error) => {
-                tracing::warn!(%error, "the watch of the Service was interrupted; keeping the last replicas");
+                if failure.is_news(&error.to_string(), Instant::now()) {
+                    tracing::warn!(%error, "the watch of the Service was interrupted; keeping the last replicas");
+                }
                 continue;
             }
         };

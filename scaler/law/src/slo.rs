@@ -28,6 +28,9 @@ pub const KIND: LawKind = LawKind {
 /// longer than the mean.
 const SLOW_SERVICE: f64 = 2.33;
 
+/// The reason of the recommendation while no requests arrive or wait. It has no plan.
+pub const IDLE: &str = "idle";
+
 /// The smallest share of the objective that is left for waiting. Without it, a service time that varies much would make
 /// every request late before it waits.
 const LEAST_WAIT: f64 = 0.1;
@@ -188,7 +191,7 @@ impl Law for Slo {
 }
 
 fn idle() -> Recommendation {
-    Recommendation::new(Some(0), "idle", "no requests arrive or wait")
+    Recommendation::new(Some(0), IDLE, "no requests arrive or wait")
 }
 
 impl Slo {

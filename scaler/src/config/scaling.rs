@@ -7,6 +7,8 @@ use crate::target::scalable::ScalableSpec;
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use cgroup::ResourceLimits;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use kubernetes::name::{self, ScalableName, ScalableType};
 use law::table::{Law, Objective, Settings, Table};
 use limits::{Guard, Limits};
@@ -78,10 +80,10 @@ pub struct Section {
     /// permitted to patch pods
     #[arg(long, env = "ROUNDHOUSE_DELETION_COST")]
     pub deletion_cost: bool,
-    /// Placeholders that keep room for new replicas: their number, or auto for the replicas that the law would add within
-    /// the time that a node takes. They are the pods of the Deployment headroom in the target's namespace, which has a low
-    /// priority (k8s/components/headroom)
-    #[arg(long, env = "ROUNDHOUSE_HEADROOM", value_name = "N|auto")]
+    /// Placeholders that keep room for new replicas: their number, auto for the replicas that the law would add within
+    /// the time that a node takes, or none. They are the pods of the Deployment headroom in the target's namespace, which
+    /// has a low priority (k8s/components/headroom). The environment variable is for targets of the role replicas only
+    #[arg(long, env = "ROUNDHOUSE_HEADROOM", value_name = "N|auto|none")]
     pub headroom: Option<HeadroomSize>,
     /// Name of the Lease by which one of several scalers of a target becomes the leader, in the target's namespace;
     /// by default roundhouse-scaler-NAME for a Deployment, and roundhouse-scaler-PLURAL-NAME for others
@@ -139,8 +141,18 @@ impl FromStr for TargetFlag {
         match text {
             "processes" => Ok(Self::Processes),
             _ if text.contains(':') => text.parse().map(Self::Scalable).map_err(|error: name::Error| error.to_string()),
-            _ => Err(format!("{text:?} is no target; write processes or deployment:NAMESPACE/NAME")),
+            _ => Err(format!(
+                "{text:?} is no target; write processes, deployment:NAMESPACE/NAME, statefulset:NAMESPACE/NAME, \
+                 rollout:NAMESPACE/NAME or scale:GROUP/VERSION/PLURAL:NAMESPACE/NAME"
+            )),
         }
+    }
+}
+
+impl TargetFlag {
+    /// Whether the pods may belong to ReplicaSets, which choose the pods that they delete.
+    fn may_have_replica_sets(&self) -> bool {
+        matches!(self, Self::Scalable(name) if name.type_ != ScalableType::StatefulSet)
     }
 }
 
@@ -175,6 +187,16 @@ pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32
 }
 
 impl Section {
+    /// This section without the environment variables that cannot be meant for it: all sections of a file share them.
+    /// `given` tells where each value comes from.
+    #[must_use]
+    pub fn without_variables_of_others(self, given: &ArgMatches) -> Self {
+        let is_shared = |flag| given.value_source(flag) == Some(ValueSource::EnvVariable);
+        let is_of_others = self.role == Role::Dispatchers && is_shared("headroom");
+        let deletion_cost = self.deletion_cost && (self.target.may_have_replica_sets() || !is_shared("deletion_cost"));
+        Self { headroom: self.headroom.filter(|_| !is_of_others), deletion_cost, ..self }
+    }
+
     /// Checks all flags. `name` is the target's name in metrics and messages.
     ///
     /// # Errors
@@ -183,7 +205,7 @@ impl Section {
         let settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
         let law = self.law(laws, &settings)?;
         let (limits, interval, role, is_dry_run) = (self.limits(&settings), self.interval, self.role, self.dry_run);
-        let headroom = self.headroom;
+        let headroom = self.headroom.filter(|size| *size != HeadroomSize::Off);
         ensure!(
             headroom.is_none() || matches!(self.target, TargetFlag::Scalable(_)),
             "--headroom needs a target on Kubernetes: processes on this machine have no nodes to wait for"
@@ -192,9 +214,8 @@ impl Section {
             headroom != Some(HeadroomSize::Auto) || self.policy == "slo",
             "--headroom auto needs --policy slo, since no other law plans ahead; give a number of placeholders"
         );
-        let ordered = |name: &ScalableName| name.type_ == ScalableType::StatefulSet;
         ensure!(
-            !self.deletion_cost || matches!(&self.target, TargetFlag::Scalable(name) if !ordered(name)),
+            !self.deletion_cost || self.target.may_have_replica_sets(),
             "--deletion-cost needs a target whose pods belong to ReplicaSets, such as deployment:NAMESPACE/NAME"
         );
         let (source, target) = self.source_and_target()?;

@@ -29,6 +29,7 @@ use object::Scalable;
 use pod_events::PodEvents;
 use pod_times::PodTimes;
 use pods::PodState;
+use service::repeated_failure::RepeatedFailure;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +92,9 @@ pub fn run(spec: ScalableSpec, client: Client, fence: Option<Fence>) -> Handle {
         write_denials: Denials::default(),
         event_denials: Denials::default(),
         cost_denials: Denials::default(),
+        read_failure: RepeatedFailure::default(),
+        event_failure: RepeatedFailure::default(),
+        cost_failure: RepeatedFailure::default(),
     };
     let mut closing = receiver.clone();
     let done = tokio::spawn(async move {
@@ -121,6 +125,10 @@ struct ScalableTarget {
     event_denials: Denials,
     /// Forbidden requests that write deletion costs.
     cost_denials: Denials,
+    /// The failures of these requests in the log.
+    read_failure: RepeatedFailure,
+    event_failure: RepeatedFailure,
+    cost_failure: RepeatedFailure,
 }
 
 /// The followed object: its type, its interface, and the pods that its selector picks.
@@ -170,7 +178,9 @@ impl ScalableTarget {
             };
             let refusal = format!("cannot follow {}: {failure}; {advice}", self.spec.name);
             let pause = self.backoff.after_failure();
-            tracing::warn!("{refusal}; trying again in {pause:.1?}");
+            if self.read_failure.is_news(&refusal, now.into_std()) {
+                tracing::warn!("{refusal}; trying again in {pause:.1?}");
+            }
             self.publish.send_if_modified(|state| state.refusal.replace(refusal.clone()) != Some(refusal));
             self.rejection = None;
             tokio::time::sleep(pause).await;
@@ -394,7 +404,10 @@ impl ScalableTarget {
         self.cost_denials.note(written.as_ref().err(), Instant::now());
         if let Err(failure) = written {
             let advice = if self.cost_denials.last(Instant::now()) { "; let the scaler patch pods" } else { "" };
-            tracing::warn!("cannot write the deletion costs of pods of {}: {failure}{advice}", self.spec.name);
+            let text = format!("cannot write the deletion costs of pods of {}: {failure}{advice}", self.spec.name);
+            if self.cost_failure.is_news(&text, Instant::now().into_std()) {
+                tracing::warn!("{text}");
+            }
         }
     }
 
@@ -418,7 +431,10 @@ impl ScalableTarget {
         self.event_denials.note(outcome.as_ref().err(), Instant::now());
         if let Err(failure) = outcome {
             let advice = if self.event_denials.last(Instant::now()) { "; check the scaler's Role" } else { "" };
-            tracing::warn!("cannot publish an Event on {}: {failure}{advice}", self.spec.name);
+            let text = format!("cannot publish an Event on {}: {failure}{advice}", self.spec.name);
+            if self.event_failure.is_news(&text, Instant::now().into_std()) {
+                tracing::warn!("{text}");
+            }
         }
     }
 

@@ -124,6 +124,39 @@ async fn a_placeholder_gives_way_to_a_replica() {
     })
     .await;
     wait_for_replicas(&target, starting(1)).await;
+    let node_time = target.state.borrow().node_time;
+    assert_eq!(node_time, None, "the replica has waited for a placeholder to go, and not for a node");
+}
+
+/// The manifest that users apply, not a copy: a mistake in it would show up on their clusters only.
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/components/headroom/headroom.yaml");
+
+#[tokio::test]
+async fn the_shipped_placeholders_are_accepted_and_scaled() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "shipped").await;
+    let client = &deployment.client;
+    let text = std::fs::read_to_string(SHIPPED).expect("the repository has the manifest");
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("the manifest is YAML");
+    let [class, placeholders] = objects.try_into().expect("the manifest has a PriorityClass and a Deployment");
+    let name = |object: &Value| object["metadata"]["name"].as_str().expect("an object has a name").to_owned();
+    assert_eq!([&class["kind"], &placeholders["kind"]], ["PriorityClass", "Deployment"]);
+    let class = apply(&Api::<PriorityClass>::all(client.clone()), &name(&class), class).await;
+    apply(&deployment.deployments, &name(&placeholders), placeholders).await;
+
+    let name = "deployment:shipped/replica".parse().expect("the text names a Deployment");
+    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: false };
+    let target = scalable::run(scaler::headroom::spec(&spec), client.clone(), None);
+    scale_to(&target, 2).await;
+    let placeholders = ListParams::default().labels("app.kubernetes.io/component=headroom");
+    let pods = wait_for("two placeholders", async || {
+        let found = deployment.pods.list(&placeholders).await.expect("the API server answers").items;
+        (found.len() == 2).then_some(found)
+    })
+    .await;
+    for pod in pods {
+        assert_eq!(pod.spec.and_then(|spec| spec.priority), Some(class.value));
+    }
 }
 
 #[tokio::test]

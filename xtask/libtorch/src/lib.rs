@@ -210,6 +210,15 @@ pub fn ensure() -> Result<()> {
     ensure_at(&paths::libtorch(), platform()?, DOWNLOAD_BYTES)
 }
 
+/// Whether `target/libtorch-cuda` is complete and has the right version.
+pub fn is_cuda_present() -> bool {
+    verify(&cuda_home(), &LINUX_X86_64_CUDA).is_ok()
+}
+
+fn cuda_home() -> PathBuf {
+    paths::target().join("libtorch-cuda")
+}
+
 /// Downloads a missing, incomplete or outdated `target/libtorch-cuda`: a libtorch for NVIDIA's GPUs, of 3.3 GB.
 ///
 /// # Errors
@@ -218,7 +227,7 @@ pub fn ensure_cuda() -> Result<()> {
     let (system, processor) = (std::env::consts::OS, std::env::consts::ARCH);
     let is_supported = (system, processor) == ("linux", "x86_64");
     ensure!(is_supported, "there is no libtorch with CUDA for {system} on {processor} here, only for Linux on x86_64");
-    ensure_at(&paths::target().join("libtorch-cuda"), &LINUX_X86_64_CUDA, CUDA_DOWNLOAD_BYTES)
+    ensure_at(&cuda_home(), &LINUX_X86_64_CUDA, CUDA_DOWNLOAD_BYTES)
 }
 
 /// Downloads libtorch for `platform` into `home` unless it is there. `bytes` is the size of the download.

@@ -24,22 +24,27 @@ pub struct Change {
 
 /// The changes of annotations after which a ReplicaSet that loses `removed` replicas deletes unready pods first, then
 /// those that do not serve, and then the newest. Only the pods to be deleted get a cost, which is negative. `states` are
-/// those of `pods`. A cost that another program has set is positive, or belongs to a pod that is deleted anyway.
+/// those of `pods`. A positive cost is that of another program, which protects its pod: it stays, and the pod goes last.
 pub fn changes(pods: &[impl Borrow<Pod>], states: &[PodState], removed: usize) -> Vec<Change> {
     let mut present: Vec<(&Pod, PodState)> = pods.iter().map(Borrow::borrow).zip(states.iter().copied()).collect();
-    present.retain(|(_, state)| *state != PodState::Gone);
+    present.retain(|(pod, state)| *state != PodState::Gone && cost_of(pod).is_none_or(|cost| cost <= 0));
     // The name decides between pods of one age, so that each decision gives the same order.
     present.sort_by_cached_key(|(pod, state)| (rank(*state), std::cmp::Reverse(ready_since(pod)), pod.name_any()));
     let lowest = -i32::try_from(removed).unwrap_or(i32::MAX);
     let costs = (0..removed).map(|index| Some(lowest.saturating_add(i32::try_from(index).unwrap_or(i32::MAX))));
     let wanted = costs.chain(std::iter::repeat(None));
     let changed = present.iter().zip(wanted).filter_map(|((pod, _), cost)| {
-        let before = pod.annotations().get(ANNOTATION).and_then(|cost| cost.parse::<i32>().ok());
+        let before = cost_of(pod);
         // The cost of a pod that stays is removed only if this program may have set it.
         let is_stale = cost.is_none() && before.is_none_or(|before| before >= 0);
         (before != cost && !is_stale).then(|| Change { pod: pod.name_any(), cost })
     });
     changed.collect()
+}
+
+/// The present cost of `pod`; `None` if it has none, or one that is no number.
+fn cost_of(pod: &Pod) -> Option<i32> {
+    pod.annotations().get(ANNOTATION).and_then(|cost| cost.parse().ok())
 }
 
 fn rank(state: PodState) -> u8 {
@@ -110,7 +115,9 @@ mod tests {
             // Another program protects a pod, or has written nonsense.
             ([Some("100"), None, None, Some("-1")], 1, vec![]),
             ([Some("much"), None, None, Some("-1")], 1, vec![]),
-            ([None, None, None, Some("7")], 1, vec![change("p3", Some(-1))]),
+            ([None, None, None, Some("7")], 1, vec![change("p2", Some(-1))]),
+            ([Some("1"), None, None, Some("7")], 4, vec![change("p2", Some(-4)), change("p1", Some(-3))]),
+            ([None, None, None, Some("0")], 1, vec![change("p3", Some(-1))]),
         ] {
             let found = changes(&pods(costs), &states, removed);
             let expected: Vec<Change> = expected

@@ -17,7 +17,7 @@ pub struct Scalable {
     pub selector: String,
     /// The reason why the object's controller cannot create pods, such as a quota; `None` if it can.
     pub failure: Option<String>,
-    /// Whether some of its pods still have an old template.
+    /// Whether its controller is replacing pods that still have an old template.
     pub is_rollout: bool,
     /// Whether a pod is created only after the one before it is ready.
     pub is_ordered: bool,
@@ -55,7 +55,7 @@ impl Scalable {
             desired: usize::try_from(replicas.unwrap_or(i64::from(scale.is_none()))).unwrap_or_default(),
             selector,
             failure: failure(status),
-            is_rollout: is_rollout(type_, status),
+            is_rollout: is_rollout(type_, spec, status),
             is_ordered: *type_ == ScalableType::StatefulSet && spec["podManagementPolicy"] != "Parallel",
         })
     }
@@ -77,7 +77,19 @@ fn failure(status: &Value) -> Option<String> {
     Some(failure["message"].as_str().unwrap_or("pods cannot be created").to_owned())
 }
 
-fn is_rollout(type_: &ScalableType, status: &Value) -> bool {
+/// Whether pods are being replaced by those of a new template. Only an update that proceeds counts: a part of the pods may
+/// keep the old template for days, for example those of a StatefulSet with a partition.
+fn is_rollout(type_: &ScalableType, spec: &Value, status: &Value) -> bool {
+    let strategy = &spec["updateStrategy"];
+    let (proceeds, kept) = match type_ {
+        ScalableType::StatefulSet => {
+            let partition = strategy["rollingUpdate"]["partition"].as_i64().unwrap_or_default();
+            (strategy["type"] != "OnDelete", partition)
+        }
+        // Otherwise the Rollout is paused, for example at a step of a canary, or its update has failed.
+        ScalableType::Rollout => (status["phase"] == "Progressing", 0),
+        ScalableType::Deployment | ScalableType::Other { .. } => (true, 0),
+    };
     let updated = match (status["updatedReplicas"].as_i64(), type_) {
         (Some(updated), _) => updated,
         // A type of another author may not count its updated replicas at all.
@@ -85,7 +97,7 @@ fn is_rollout(type_: &ScalableType, status: &Value) -> bool {
         // The API leaves out numbers that are zero.
         (None, _) => 0,
     };
-    updated < status["replicas"].as_i64().unwrap_or_default()
+    proceeds && updated < status["replicas"].as_i64().unwrap_or_default().saturating_sub(kept)
 }
 
 #[cfg(test)]
@@ -151,7 +163,36 @@ mod tests {
                 assert_eq!((found.is_rollout, found.failure.as_deref()), (is_rollout, failure), "{status}");
             }
         }
+        for (strategy, replicas, updated, is_rollout) in [
+            (json!({"type": "RollingUpdate"}), 5, 2, true),
+            (json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}), 5, 4, true),
+            (json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 3}}), 5, 1, true),
+            // The pods 0 to 2 keep the old template until a user lowers the partition.
+            (json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 3}}), 5, 2, false),
+            (json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 9}}), 5, 0, false),
+            // Pods get the new template when a user deletes them.
+            (json!({"type": "OnDelete"}), 5, 2, false),
+        ] {
+            let spec = json!({"selector": {"matchLabels": {"app": "a"}}, "updateStrategy": strategy});
+            let status = json!({"replicas": replicas, "updatedReplicas": updated});
+            let object = json!({"metadata": {}, "spec": spec, "status": status});
+            let found = read("statefulset", object, None).expect("there is a selector");
+            assert_eq!(found.is_rollout, is_rollout, "{strategy}, {updated} of {replicas}");
+        }
         let scale = Some(json!({"status": {"replicas": 3, "selector": "app=a"}}));
+        for (phase, updated, is_rollout) in [
+            (json!("Progressing"), 1, true),
+            (json!("Progressing"), 3, false),
+            (json!("Paused"), 1, false),
+            (json!("Degraded"), 1, false),
+            (json!("Healthy"), 1, false),
+            (json!(null), 1, false),
+        ] {
+            let status = json!({"phase": phase, "replicas": 3, "updatedReplicas": updated});
+            let object = json!({"metadata": {}, "status": status});
+            let found = read("rollout", object, scale.clone()).expect("there is a selector");
+            assert_eq!(found.is_rollout, is_rollout, "{phase}, {updated} updated");
+        }
         for (status, is_rollout) in
             [(json!({"replicas": 3}), false), (json!({"replicas": 3, "updatedReplicas": 2}), true)]
         {

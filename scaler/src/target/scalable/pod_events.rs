@@ -36,13 +36,16 @@ impl PodEvents {
         }
     }
 
-    /// Lists the Events of some of `pods`, which all wait for a node. If that is forbidden, nothing is known of any pod.
+    /// Lists the Events of the oldest of `pods`, which all wait for a node. An autoscaler has told its plans for these first,
+    /// and the later ones may fit on a node that is coming already. If listing is forbidden, nothing is known of any pod.
     ///
     /// # Errors
     /// If the API server does not answer.
     pub async fn refresh(&mut self, pods: impl Iterator<Item = &Pod>) -> Result<(), ApiError> {
         let before = std::mem::take(&mut self.outlooks.of_pods);
-        for pod in pods.take(MAX_PODS) {
+        let mut pods: Vec<&Pod> = pods.collect();
+        pods.sort_by_cached_key(|pod| (pod.creation_timestamp().map(|created| created.0), pod.name_any()));
+        for pod in pods.into_iter().take(MAX_PODS) {
             let (uid, name) = (pod.uid().unwrap_or_default(), pod.name_any());
             let of_pod = format!("regarding.kind=Pod,regarding.name={name}");
             let answer = request(self.api.list(&ListParams::default().fields(&of_pod).limit(MAX_EVENTS))).await;

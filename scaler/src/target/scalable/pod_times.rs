@@ -1,7 +1,7 @@
 //! How long pods take to get a node and to start, and which pods are lost. Pure, but for lines of the log.
 
 use super::pods::{PodState, condition, pod_state};
-use super::room::{Outlook, Outlooks};
+use super::room::{Outlook, Outlooks, is_nominated};
 use crate::target::startup_mean;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use limits::placement::{self, Placements};
@@ -64,6 +64,9 @@ struct Seen {
     /// Whether the pod has been ready, or was when it was first seen.
     was_ready: bool,
     was_stuck: bool,
+    /// Whether the scheduler has made room for the pod on a node that was there already, such as the room of a placeholder.
+    /// Its wait of a second or two says nothing about the time that a node takes.
+    was_nominated: bool,
 }
 
 impl Seen {
@@ -126,21 +129,25 @@ impl PodTimes {
     pub fn note(&mut self, pods: &[impl Borrow<Pod>], outlooks: &Outlooks, now: Instant) -> Vec<PodState> {
         let before = std::mem::take(&mut self.pods);
         (self.awaited, self.time_limit) = (None, None);
-        let mut states = Vec::new();
+        let mut all = Vec::new();
         for pod in pods.iter().map(Borrow::borrow) {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let seen = self.see(pod, before.get(&uid), now);
-            states.push(match seen.state {
-                PodState::Unplaced => self.wait(outlooks.of(pod), outlooks.are_told, now - seen.since),
-                _ if self.is_lost(&seen, now) => PodState::Lost,
-                state => state,
-            });
+            all.push((pod, seen));
             self.pods.insert(uid, seen);
         }
+        // All pods are looked at first, so that their order does not matter.
+        self.learn_room(&all, outlooks, now);
+        let states = all.iter().map(|(pod, seen)| match seen.state {
+            PodState::Unplaced => self.wait(seen, outlooks.of(pod), outlooks.are_told, now),
+            _ if self.is_lost(seen, now) => PodState::Lost,
+            state => state,
+        });
+        let states = states.collect();
         self.noted = Some(now);
         for (uid, then) in before {
             let state = self.pods.get(&uid).map_or(PodState::Gone, |seen| seen.state);
-            if (then.state, state) == (PodState::Unplaced, PodState::Gone) {
+            if (then.state, state) == (PodState::Unplaced, PodState::Gone) && !then.was_nominated {
                 self.placements.add_withdrawn(now - then.since);
             }
         }
@@ -153,7 +160,8 @@ impl PodTimes {
         let is_ready = state == PodState::Ready;
         let was_ready = is_ready || was_ready(pod);
         let unseen = self.noted.map_or(LONGEST_EARLIER, |noted| now - noted);
-        let first = Seen { state, first: now, unseen, since: now, was_ready, was_stuck: false };
+        let was_nominated = is_nominated(pod);
+        let first = Seen { state, first: now, unseen, since: now, was_ready, was_stuck: false, was_nominated };
         if before.is_none() && is_ready {
             let start = took_after_placement(pod).filter(|took| *took <= LONGEST_EARLIER);
             self.earlier = self.earlier.into_iter().chain(start).min();
@@ -162,7 +170,9 @@ impl PodTimes {
         if is_ready && !before.was_ready && !before.was_stuck {
             self.add_startup(pod, before.longest_age(now));
         }
-        if before.state == PodState::Unplaced && !matches!(state, PodState::Unplaced | PodState::Gone) {
+        let was_nominated = was_nominated || before.was_nominated;
+        let is_placed = before.state == PodState::Unplaced && !matches!(state, PodState::Unplaced | PodState::Gone);
+        if is_placed && !was_nominated {
             self.add_placement(pod, before.longest_age(now));
         }
         Seen {
@@ -172,28 +182,37 @@ impl PodTimes {
             since: if state == before.state { before.since } else { now },
             was_ready: before.was_ready || is_ready,
             was_stuck: before.was_stuck || state == PodState::Stuck,
+            was_nominated,
         }
     }
 
-    /// The state of a pod that has waited for a node for `waited`. `are_told` is whether an autoscaler would have told its
-    /// outlook.
-    fn wait(&mut self, outlook: Option<Outlook>, are_told: bool, waited: Duration) -> PodState {
+    /// Learns from the pods that wait for a node whether nodes are added. A nominated pod says nothing about that: its room
+    /// is on a node that is there.
+    fn learn_room(&mut self, pods: &[(&Pod, Seen)], outlooks: &Outlooks, now: Instant) {
+        let waiting = pods.iter().filter(|(_, seen)| seen.state == PodState::Unplaced && !seen.was_nominated);
+        let outlooks: Vec<_> = waiting.map(|(pod, seen)| (outlooks.of(pod), now - seen.since)).collect();
+        let any = |test: fn(&(Option<Outlook>, Duration)) -> bool| outlooks.iter().any(test);
+        if any(|(outlook, _)| matches!(outlook, Some(Outlook::Coming(_)))) {
+            self.may_make_room = true;
+        } else if any(|(outlook, waited)| match outlook {
+            Some(_) => true,
+            None => *waited >= ANSWER_TIME,
+        }) {
+            self.may_make_room = false;
+        }
+    }
+
+    /// The state of a pod that waits for a node. `are_told` is whether an autoscaler would have told its outlook.
+    fn wait(&mut self, seen: &Seen, outlook: Option<Outlook>, are_told: bool, now: Instant) -> PodState {
+        let waited = now - seen.since;
         let (is_awaited, limit) = match outlook {
-            Some(Outlook::Coming(_)) => {
-                self.may_make_room = true;
-                (waited < self.placements.promised_time_limit(), placement::REFUSED)
-            }
-            Some(Outlook::Refused(_)) => {
-                self.may_make_room = false;
-                (false, placement::REFUSED)
-            }
-            None => {
-                self.may_make_room &= waited < ANSWER_TIME;
-                (are_told && self.may_make_room, self.placements.time_limit())
-            }
+            Some(Outlook::Coming(_)) => (waited < self.placements.promised_time_limit(), placement::REFUSED),
+            Some(Outlook::Refused(_)) => (false, placement::REFUSED),
+            None => (are_told && self.may_make_room, self.placements.time_limit()),
         };
         if is_awaited {
-            self.awaited = self.awaited.max(Some(waited));
+            // The next replica need not wait for a node as long as there is room that can be made.
+            self.awaited = self.awaited.max((!seen.was_nominated).then_some(waited));
             return PodState::Awaited;
         }
         self.time_limit = self.time_limit.max(Some(limit));
@@ -448,6 +467,61 @@ mod tests {
         for (second, state) in [(0, PodState::Awaited), (599, PodState::Awaited), (600, PodState::Unplaced)] {
             let states = times.note(&[unplaced("b")], &coming, start + S(500 + second));
             assert_eq!(states, [state], "after {second} s");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_takes_the_room_of_a_placeholder_says_nothing_about_nodes() {
+        let nominated = |uid: &str| {
+            let mut pod = unplaced(uid);
+            pod.status.as_mut().expect("the pod has a status").nominated_node_name = Some("n".into());
+            pod
+        };
+        let told = Outlooks { are_told: true, ..Outlooks::default() };
+        let (mut times, start) = (PodTimes::default(), Instant::now());
+        times.note(&[unplaced("a")], &told, start);
+        times.note(&[placed("a", 90)], &told, start + S(90));
+        times.note(&[placed_and_ready("a", 90, 95)], &told, start + S(95));
+        for replica in 0..10 {
+            let name = format!("quick{replica}");
+            assert_eq!(times.note(&[nominated(&name)], &told, start + S(100)), [PodState::Awaited]);
+            assert_eq!(times.startup(), Some(S(95)), "no node is awaited");
+            // The scheduler removes the nomination when it binds the pod.
+            times.note(&[placed(&name, 2)], &told, start + S(102));
+        }
+        let none: [Pod; 0] = [];
+        times.note(&[nominated("withdrawn")], &told, start + S(110));
+        times.note(&none, &told, start + S(300));
+        assert_eq!(times.node_time(), Some(S(90)));
+        times.note(&[unplaced("b")], &Outlooks::default(), start + S(300));
+        assert_eq!(times.placement(), Some(S(135)), "1.5 times the wait for a node");
+    }
+
+    #[test]
+    fn the_states_of_waiting_pods_do_not_depend_on_their_order() {
+        let coming = || Some(Outlook::Coming(String::new()));
+        let refused = || Some(Outlook::Refused(String::new()));
+        let (awaited, full) = ([PodState::Awaited; 2], [PodState::Unplaced; 2]);
+        // The outlooks of the pods a and b, of which a has waited for 20 s and b is new, and their states.
+        for (a, b, expected) in [
+            // b fits on the node that is coming for a.
+            (coming(), None, awaited),
+            (None, coming(), awaited),
+            (refused(), None, full),
+            (None, None, full),
+            (None, refused(), full),
+            (refused(), coming(), [PodState::Unplaced, PodState::Awaited]),
+        ] {
+            for order in [["a", "b"], ["b", "a"]] {
+                let outlooks =
+                    Outlooks { are_told: true, of_pods: [("a".into(), a.clone()), ("b".into(), b.clone())].into() };
+                let (mut times, start) = (PodTimes::default(), Instant::now());
+                times.note(&[unplaced("a")], &Outlooks { are_told: true, ..Outlooks::default() }, start);
+                let pods = order.map(unplaced);
+                let states = times.note(&pods, &outlooks, start + S(20));
+                let found = ["a", "b"].map(|uid| states[usize::from(order[1] == uid)]);
+                assert_eq!(found, expected, "{a:?}, {b:?} in the order {order:?}");
+            }
         }
     }
 

@@ -14,7 +14,10 @@ const REFUSED: &str = "NotTriggerScaleUp";
 
 /// The reason of an Event of Karpenter on a pod for which it adds no node. The scheduler has the same reason for each pod
 /// that has to wait, which says nothing.
-const KARPENTER_REFUSED: (&str, &str) = ("karpenter", "FailedScheduling");
+const KARPENTER_REFUSED: &str = "FailedScheduling";
+
+/// The names under which Karpenter reports: its own, and that in EKS Auto Mode.
+const KARPENTER: [&str; 2] = ["karpenter", "eks-auto-mode/compute"];
 
 /// The longest text of an outlook, in bytes. An Event may have a note of a kilobyte.
 const MAX_TEXT: usize = 300;
@@ -39,17 +42,27 @@ pub struct Outlooks {
 
 impl Outlooks {
     /// The outlook of `pod`; `None` if nothing is known. Events are listed for some pods only, and those of others hold
-    /// for all that are not listed: all pods have one template.
+    /// for all that are not listed: all pods have one template. An autoscaler publishes no Event for a pod that fits on a
+    /// node that is coming for another one, so such a pod has the outlook of that one.
     pub fn of(&self, pod: &Pod) -> Option<Outlook> {
-        let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
-        if let Some(node) = nominated.filter(|node| !node.is_empty()) {
+        if is_nominated(pod) {
+            let node = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref()).unwrap_or_default();
             return Some(Outlook::Coming(format!("room is made on node {node}")));
         }
+        let found = || self.of_pods.values().flatten();
+        let coming = || found().find(|outlook| matches!(outlook, Outlook::Coming(_))).cloned();
         match self.of_pods.get(pod.metadata.uid.as_deref().unwrap_or_default()) {
-            Some(outlook) => outlook.clone(),
-            None => self.of_pods.values().flatten().next().cloned(),
+            Some(Some(outlook)) => Some(outlook.clone()),
+            Some(None) => coming(),
+            None => coming().or_else(|| found().next().cloned()),
         }
     }
+}
+
+/// Whether the scheduler makes room for `pod` on a node that is there.
+pub fn is_nominated(pod: &Pod) -> bool {
+    let node = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+    node.is_some_and(|node| !node.is_empty())
 }
 
 /// The outlook that the Events of one pod give; `None` if none of them gives one. The latest one counts: an autoscaler
@@ -67,7 +80,7 @@ fn told(event: &Event) -> Option<Outlook> {
     text.truncate(text.floor_char_boundary(MAX_TEXT));
     if COMING.contains(&reason) {
         Some(Outlook::Coming(text))
-    } else if reason == REFUSED || (reporter, reason) == KARPENTER_REFUSED {
+    } else if reason == REFUSED || (reason == KARPENTER_REFUSED && KARPENTER.contains(&reporter)) {
         Some(Outlook::Refused(text))
     } else {
         None
@@ -108,6 +121,10 @@ mod tests {
             (vec![scheduler.clone()], None),
             (vec![triggered(), scheduler.clone()], Some(Outlook::Coming("TriggeredScaleUp: why".into()))),
             (vec![event(1, "Nominated", "karpenter")], Some(Outlook::Coming("Nominated: why".into()))),
+            (
+                vec![event(1, "FailedScheduling", "eks-auto-mode/compute")],
+                Some(Outlook::Refused("FailedScheduling: why".into())),
+            ),
             (vec![refused(), triggered()], Some(Outlook::Refused("NotTriggerScaleUp: why".into()))),
             (vec![refused(), again], Some(Outlook::Coming("TriggeredScaleUp: why".into()))),
             (vec![old, triggered()], Some(Outlook::Refused("FailedScheduling: why".into()))),
@@ -137,7 +154,14 @@ mod tests {
         let of_pods = [("a".into(), None), ("b".into(), Some(refused.clone()))].into();
         let outlooks = Outlooks { are_told: true, of_pods };
         assert_eq!(outlooks.of(&pod("a", "")), None);
-        assert_eq!(outlooks.of(&pod("c", "")), Some(refused));
+        assert_eq!(outlooks.of(&pod("c", "")), Some(refused.clone()));
         assert_eq!(outlooks.of(&pod("b", "n")), Some(Outlook::Coming("room is made on node n".into())));
+        // A node that comes for one pod may have room for others.
+        let coming = Outlook::Coming("soon".into());
+        let of_pods = [("a".into(), Some(refused.clone())), ("b".into(), None), ("c".into(), Some(coming.clone()))];
+        let outlooks = Outlooks { are_told: true, of_pods: of_pods.into() };
+        for (uid, expected) in [("a", &refused), ("b", &coming), ("c", &coming), ("d", &coming)] {
+            assert_eq!(outlooks.of(&pod(uid, "")).as_ref(), Some(expected), "{uid}");
+        }
     }
 }
