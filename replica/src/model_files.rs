@@ -25,7 +25,7 @@ pub struct ModelFiles {
 /// What distinguishes the files of one look from those of another: for each file its path, and its device, inode, length
 /// and time of change. Symbolic links are followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot(Vec<(PathBuf, [i64; 5])>);
+pub struct Snapshot(Vec<(PathBuf, FileState)>);
 
 impl ModelFiles {
     /// The files at `paths`. A path of a folder stands for the files in it that a model is loaded from. A path that ends with `.onnx` also stands for
@@ -96,8 +96,11 @@ impl ModelFiles {
     }
 }
 
+/// The state of a file; see [`state`].
+type FileState = [i64; 7];
+
 /// The files in a folder whose names are `wanted`, with their states.
-fn files_in(folder: &Path, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<(PathBuf, [i64; 5])>> {
+fn files_in(folder: &Path, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<(PathBuf, FileState)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| named(folder, &error))? {
         let entry = entry.map_err(|error| named(folder, &error))?;
@@ -116,9 +119,12 @@ fn metadata(path: &Path) -> io::Result<Metadata> {
     fs::metadata(path).map_err(|error| named(path, &error))
 }
 
-fn state(metadata: &Metadata) -> [i64; 5] {
+/// What changes when a file is written or replaced, or when its permissions change. Without the latter, a file that could
+/// not be read would not be tried again.
+fn state(metadata: &Metadata) -> FileState {
     let (device, inode) = (metadata.dev() as i64, metadata.ino() as i64);
-    [device, inode, metadata.len() as i64, metadata.mtime(), metadata.mtime_nsec()]
+    let (written, changed) = ([metadata.mtime(), metadata.mtime_nsec()], [metadata.ctime(), metadata.ctime_nsec()]);
+    [device, inode, metadata.len() as i64, written[0], written[1], changed[0], changed[1]]
 }
 
 fn hash(path: &Path) -> io::Result<Vec<u8>> {
@@ -135,6 +141,21 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_change_of_the_permissions_changes_the_state() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let now = || state(&fs::metadata(file.path()).expect("the file exists"));
+        let before = now();
+        assert_eq!(now(), before);
+        let changed = fs::metadata(file.path()).expect("the file exists").ctime_nsec();
+        // The clock of the file system may be coarse.
+        while fs::metadata(file.path()).expect("the file exists").ctime_nsec() == changed {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).expect("changed");
+        }
+        assert_ne!(now(), before);
+    }
 
     #[test]
     fn the_version_of_one_file_is_its_hash_and_of_several_files_depends_on_each() {

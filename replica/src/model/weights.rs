@@ -36,7 +36,7 @@ pub struct Weights {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("read weights {path}: {error}")]
+    #[error("read weights {path}: {error}{}", permission_advice(error))]
     Read {
         /// The file.
         path: String,
@@ -91,6 +91,15 @@ pub enum Error {
 
 /// What to do about a network of another kind.
 pub(super) const OTHER_NETWORKS: &str = "for other networks, see \"Your own model\" in the README";
+
+/// What to do about a file that may not be read. Writers such as safetensors leave files that only their owner may read.
+fn permission_advice(error: &std::io::Error) -> String {
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let user = rustix::process::geteuid().as_raw();
+    format!("; let user {user}, as which this program runs, read it, for example by chmod a+rX")
+}
 
 impl Weights {
     /// Reads a file, or the safetensors files of one network. The ending of the name tells the format: `.safetensors`,

@@ -141,7 +141,8 @@ fn placement_message(pod: &Pod) -> Option<String> {
 }
 
 fn stuck_reason(pod: &Pod) -> Option<String> {
-    let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
+    let status = pod.status.as_ref()?;
+    let mut containers = [&status.init_container_statuses, &status.container_statuses].into_iter().flatten().flatten();
     let container = containers.find(|container| is_stuck(container))?;
     let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
     let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -243,10 +244,13 @@ mod tests {
         let mut dying = waiting("CrashLoopBackOff");
         dying["containerStatuses"][0]["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let ready = json!({"conditions": [condition("Ready", "True", "")]});
+        let init = waiting("CreateContainerConfigError")["containerStatuses"].clone();
+        let fetching = json!({"phase": "Pending", "initContainerStatuses": init});
         for (statuses, expected) in [
             (&[&ready][..], None),
             (&[&ready, &unplaced], Some("a: 0/1 nodes are available")),
             (&[&dying], Some("a: CrashLoopBackOff, last time OOMKilled")),
+            (&[&fetching], Some("a: CreateContainerConfigError")),
         ] {
             let pods: Vec<Pod> = statuses.iter().map(|status| pod(status)).collect();
             let states: Vec<PodState> = pods.iter().map(pod_state).collect();
