@@ -50,14 +50,26 @@ pub(super) async fn check(fixture: &Fixture) -> Result<String> {
         strangers::pod(OTHER_NAMESPACE, "outside", &labels_of("prometheus")),
     ];
     for item in &items {
-        let flag = format!("--namespace={}", item["metadata"]["namespace"].as_str().unwrap_or_default());
-        kubectl.run_with_input(&[&flag, "apply", "-f", "-"], &item.to_string()).await?;
+        apply(fixture, item).await?;
     }
     let figures = try_all(fixture).await;
     // Also after a failure, which would otherwise make the next checks fail.
     kubectl.run(&["delete", "pod", "stranger", "prometheus", "--wait=false"]).await?;
     kubectl.run(&["delete", "namespace", OTHER_NAMESPACE, "--wait=false"]).await?;
     figures
+}
+
+/// Applies an object in its own namespace. Tries again while a new namespace has no ServiceAccount, without which pods are
+/// refused.
+async fn apply(fixture: &Fixture, object: &Value) -> Result<()> {
+    let flag = format!("--namespace={}", object["metadata"]["namespace"].as_str().unwrap_or_default());
+    wait_for("the ServiceAccount of a new namespace", ROLLOUT_TIMEOUT, async || {
+        match fixture.cluster.kubectl.run_with_input(&[&flag, "apply", "-f", "-"], &object.to_string()).await {
+            Err(error) if error.to_string().contains("serviceaccount") => Ok(None),
+            applied => applied.map(|_output| Some(())),
+        }
+    })
+    .await
 }
 
 async fn try_all(fixture: &Fixture) -> Result<String> {
@@ -86,11 +98,13 @@ async fn try_all(fixture: &Fixture) -> Result<String> {
 /// Waits until the narrowed rules hold, and tries the pairs of Roundhouse's programs.
 async fn try_narrowed(fixture: &Fixture, addresses: &BTreeMap<&str, SocketAddr>) -> Result<(usize, usize)> {
     let network = fixture.cluster.local()?.node.network();
-    wait_for("the narrowed rules to hold", ROLLOUT_TIMEOUT, async || {
-        let is_open = can_connect(network, addresses["dispatcher"].ip(), "outside", addresses["outside"]).await?;
-        Ok((!is_open).then_some(()))
-    })
-    .await?;
+    for peer in ["dispatcher", "scaler"] {
+        wait_for("the narrowed rules to hold", ROLLOUT_TIMEOUT, async || {
+            let is_open = can_connect(network, addresses[peer].ip(), "outside", addresses["outside"]).await?;
+            Ok((!is_open).then_some(()))
+        })
+        .await?;
+    }
     try_pairs(fixture, addresses, &NARROWED).await
 }
 
