@@ -33,7 +33,7 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Replaces all pods of a Deployment under load. No request may fail.
 pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -> Result<String> {
     let load = fixture.start_load(&format!("rolling-{deployment}"), LOAD_FOR_TWO)?;
-    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
+    fixture.wait_for_steady_replicas(2, SCALE_UP_TIMEOUT).await?;
     let old_pods = fixture.pod_names(deployment).await?;
     let start = Instant::now();
     fixture.cluster.kubectl.run(&["rollout", "restart", &format!("deployment/{deployment}")]).await?;
@@ -55,10 +55,9 @@ pub(super) async fn check_rolling_restart(fixture: &Fixture, deployment: &str) -
 /// fail.
 pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
     let load = fixture.start_load("killed-pod", LOAD_FOR_TWO)?;
-    fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
-    tokio::time::sleep(MARGIN).await;
+    fixture.wait_for_steady_replicas(2, SCALE_UP_TIMEOUT).await?;
     let replicas = fixture.pod_names("replica").await?;
-    let [first, second, ..] = &replicas[..] else {
+    let [first, _second, ..] = &replicas[..] else {
         bail!("this check needs two replicas, but there are {}", replicas.len())
     };
     fixture.cluster.local()?.node.kill(first)?;
@@ -69,6 +68,9 @@ pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
         Ok(killed.is_none_or(|pod| restarts(pod) > 0 && is_ready(pod)).then_some(()))
     })
     .await?;
+    // The scaler may have replaced pods since then.
+    let replicas = fixture.pod_names("replica").await?;
+    let second = replicas.iter().find(|name| *name != first).context("there is no other replica")?;
     fixture.cluster.kubectl.run(&["delete", "pod", second, "--force", "--grace-period=0"]).await?;
     fixture.wait_for_ready_replicas(2, SCALE_UP_TIMEOUT).await?;
     tokio::time::sleep(MARGIN).await;

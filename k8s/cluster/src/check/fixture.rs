@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The Deployments of Roundhouse.
 const DEPLOYMENTS: [&str; 3] = ["dispatcher", "replica", "scaler"];
@@ -21,6 +21,9 @@ pub const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Time in which the scaler must scale down to one replica.
 const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Time for which replicas must have been ready to count as steady.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Time in which a pod must answer a request for its metrics.
 const GET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -148,6 +151,25 @@ impl Fixture {
     pub async fn wait_for_ready_replicas(&self, count: i32, timeout: Duration) -> Result<()> {
         wait_for(&format!("{count} ready replicas"), timeout, async || {
             Ok((self.cluster.replicas("replica").await?.ready >= count).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until at least `count` replicas have been desired and ready for some seconds. Replicas that an earlier load
+    /// has left may be ready for a moment, and then be removed.
+    ///
+    /// # Errors
+    /// If that takes longer than `timeout`.
+    pub async fn wait_for_steady_replicas(&self, count: i32, timeout: Duration) -> Result<()> {
+        let mut since = None;
+        wait_for(&format!("{count} replicas that stay ready"), timeout, async || {
+            let replicas = self.cluster.replicas("replica").await?;
+            if replicas.desired < count || replicas.ready < count {
+                since = None;
+                return Ok(None);
+            }
+            let is_steady = since.get_or_insert_with(Instant::now).elapsed() >= STEADY;
+            Ok(is_steady.then_some(()))
         })
         .await
     }

@@ -30,7 +30,9 @@ async fn change_and_apply(fixture: &mut Fixture, objective: Duration) -> Result<
     let pods = all_pods(fixture).await?;
     fixture.apply("applied-again", &fixture.manifests).await?;
     let after = all_pods(fixture).await?;
-    ensure!(pods == after, "applying the manifests again replaced pods: {pods:?} became {after:?}");
+    // The scaler may have removed replicas meanwhile. A pod that is new has replaced another one.
+    let is_unchanged = after.iter().all(|pod| pods.contains(pod));
+    ensure!(is_unchanged, "applying the manifests again replaced pods: {pods:?} became {after:?}");
     let replicas = fixture.cluster.replicas("replica").await?;
     ensure!(replicas.desired >= LEAST, "applying the manifests again left {} replicas", replicas.desired);
     check_dispatchers(fixture, objective).await?;
