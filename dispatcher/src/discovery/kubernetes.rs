@@ -8,10 +8,13 @@ use super::{Error, Published, Publisher};
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, ResourceExt};
+use kubernetes::backoff::Backoff;
+use kubernetes::client;
+use kubernetes::denials::LASTING;
+use kubernetes::mirror::WATCH_SECONDS;
 use pods::{PodEndpoint, PodEndpoints, from_endpoints, from_slice};
 use service::repeated_failure::RepeatedFailure;
 use std::collections::HashMap;
@@ -23,47 +26,22 @@ use tokio_stream::StreamExt;
 /// The time between two attempts to connect to the API server after the start.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The longest time for a connection to the API server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The seconds after which the API server ends a watch and the dispatcher begins another one. Until then, a connection
-/// that has died silently is not noticed.
-const WATCH_SECONDS: u32 = 60;
-
-/// The longest silence of an answer. It is longer than a watch without events.
-const READ_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// The time for which requests must have been forbidden before permissions are to blame. An API server that has just
-/// started forbids every request until it has read the Roles.
-const FORBIDDEN: Duration = Duration::from_secs(10);
-
-/// The pause after the first failure of the watch. Each further failure doubles the pause.
-const FIRST_WATCH_PAUSE: Duration = Duration::from_millis(500);
-
-/// The longest pause after a failure of the watch. The pauses of kube's default grow to 30 s: after an outage of the API
-/// server, new replicas would get no request for that time.
-const LAST_WATCH_PAUSE: Duration = Duration::from_secs(4);
-
-/// The pauses after failures of the watch. Each is up to a fifth shorter or longer by chance, so that many dispatchers do
-/// not come back to the API server at one moment.
+/// The pauses after failures of the watch. The pauses of kube's default grow to 30 s: after an outage of the API server,
+/// new replicas would get no request for that time.
 #[derive(Debug, Default)]
-struct WatchPauses {
-    failures: u32,
-}
+struct WatchPauses(Backoff);
 
 impl Iterator for WatchPauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let doubled = FIRST_WATCH_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures));
-        self.failures = self.failures.saturating_add(1);
-        Some(doubled.min(LAST_WATCH_PAUSE).mul_f64(0.8 + 0.4 * rand::random::<f64>()))
+        Some(self.0.after_failure())
     }
 }
 
-impl Backoff for WatchPauses {
+impl kube::runtime::utils::Backoff for WatchPauses {
     fn reset(&mut self) {
-        self.failures = 0;
+        self.0.reset();
     }
 }
 
@@ -154,24 +132,13 @@ async fn follow(service: &ServiceName, publisher: &mut Publisher) {
 /// Connects to the API server. Returns a client, and whether the API server has EndpointSlices of
 /// `discovery.k8s.io/v1`.
 async fn connect(service: &ServiceName) -> kube::Result<(Client, bool)> {
-    let client = client(Config::infer().await.map_err(kube::Error::InferConfig)?)?;
+    let client = client::connect().await?;
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), &service.namespace);
     match slices.list(&ListParams::default().limit(1)).await {
         Ok(_) => Ok((client, true)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok((client, false)),
         Err(error) => Err(error),
     }
-}
-
-/// A client that reports each failure at once, so that [`WatchPauses`] are the only pauses. kube's own retries of answers
-/// like 503 pause for longer and longer times: after an outage of the API server, new replicas would get no request for
-/// half a minute.
-fn client(mut config: Config) -> kube::Result<Client> {
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(READ_TIMEOUT);
-    config.reset_reader_on_write = true;
-    config.default_retry = false;
-    Client::try_from(config)
 }
 
 fn is_forbidden(error: &kube::Error) -> bool {
@@ -183,7 +150,7 @@ fn is_forbidden(error: &kube::Error) -> bool {
 fn advice(forbidden: Option<Duration>) -> &'static str {
     match forbidden {
         None => "check the kubeconfig and the API server",
-        Some(forbidden) if forbidden < FORBIDDEN => {
+        Some(forbidden) if forbidden < LASTING => {
             "an API server that has just started forbids every request for a moment"
         }
         Some(_) => "check the Role of the service account",
@@ -230,6 +197,7 @@ async fn follow_objects<K>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::runtime::utils::Backoff;
 
     #[test]
     fn the_watch_is_tried_again_within_five_seconds_however_long_it_has_failed() {
@@ -250,26 +218,6 @@ mod tests {
             let advice = advice(forbidden.map(Duration::from_secs));
             assert!(advice.contains(expected), "{forbidden:?}: {advice}");
         }
-    }
-
-    #[tokio::test]
-    async fn an_api_server_that_starts_up_is_reported_at_once() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("the system has a free port");
-        let address = listener.local_addr().expect("the listener is bound");
-        tokio::spawn(async move {
-            loop {
-                let (mut stream, _peer) = listener.accept().await.expect("the listener is open");
-                let _read = stream.read(&mut [0; 4096]).await;
-                let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                let _written = stream.write_all(answer.as_bytes()).await;
-            }
-        });
-        let config = Config::new(format!("http://{address}").parse().expect("the address is valid"));
-        let slices = Api::<EndpointSlice>::namespaced(client(config).expect("the configuration is valid"), "shop");
-        // With kube's retries, the answer takes more than a minute.
-        let answer = tokio::time::timeout(Duration::from_secs(5), slices.list(&ListParams::default())).await;
-        answer.expect("there is an answer").expect_err("the API server is not ready");
     }
 
     #[test]

@@ -202,16 +202,16 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
     let first = shell(
         "first",
         r#"
-        [ -e /work/tried ] || { echo "first fails once"; : > /work/tried; exit 3; }
+        [ -e /data/tried ] || { echo "first fails once"; : > /data/tried; exit 3; }
         read -r weights < /model/weights
         read -r password < /secrets/password
         echo "first: $weights, $password, $PASSWORD"
         { echo x > /model/new; } 2> /dev/null || echo "the model is read-only"
-        echo "$weights" > /work/made
+        echo "$weights" > /data/made
         "#,
         json!({
             "env": [{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "secrets", "key": "password"}}}],
-            "volumeMounts": [{"name": "work", "mountPath": "/work"}, {"name": "secrets", "mountPath": "/secrets"},
+            "volumeMounts": [{"name": "work", "mountPath": "/data"}, {"name": "secrets", "mountPath": "/secrets"},
                 {"name": "models", "mountPath": "/model", "readOnly": true}]}),
     );
     let second = shell(
@@ -224,8 +224,8 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
     let main = shell(
         "main",
         r#"
-        read -r made < /work/made
-        read -r deep < /work/a/b/file
+        read -r made < /data/made
+        read -r deep < /data/a/b/file
         read -r greeting < /config/greeting
         read -r farewell < /config/folder/bye
         read -r one < /one
@@ -235,7 +235,7 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
         echo "variables: $C_greeting, $C_farewell, ${LATE-unset}, $P"
         [ -e /config/farewell ] || echo "only the items of the ConfigMap are files"
         { echo x > /config/greeting; } 2> /dev/null || echo "the ConfigMap is read-only"
-        { echo x > /work/new; } 2> /dev/null || echo "the folder is read-only here"
+        { echo x > /data/new; } 2> /dev/null || echo "the folder is read-only here"
         if echo x > /usr/bin/new; then echo "the root folder is writable"; fi
         "#,
         json!({
@@ -248,7 +248,7 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
                 {"name": "P", "value": "$(C_farewell)+$(C_password)"},
                 {"name": "LATE", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "no", "optional": true}}}],
             "volumeMounts": [
-                {"name": "work", "mountPath": "/work", "readOnly": true},
+                {"name": "work", "mountPath": "/data", "readOnly": true},
                 {"name": "config", "mountPath": "/config"},
                 {"name": "config", "mountPath": "/one", "subPath": "greeting"}]}),
     );
@@ -301,19 +301,19 @@ async fn check_volumes_and_variables(cluster: &TestCluster) -> Result<()> {
 async fn check_running_pod(cluster: &TestCluster) -> Result<()> {
     let init = shell(
         "replicas",
-        "echo 10.9.8.7:6000 > /work/replicas",
-        json!({"volumeMounts": [{"name": "work", "mountPath": "/work"}]}),
+        "echo 10.9.8.7:6000 > /data/replicas",
+        json!({"volumeMounts": [{"name": "work", "mountPath": "/data"}]}),
     );
     let dispatcher = json!({
         "name": "dispatcher", "image": "roundhouse.invalid/dispatcher:0.1.0",
-        "args": ["--listen=0.0.0.0:5052", "--replicas=file:/work/replicas"],
+        "args": ["--listen=0.0.0.0:5052", "--replicas=file:/data/replicas"],
         "ports": [{"name": "http", "containerPort": 5052}],
         "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}},
         "readinessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 1},
         "securityContext": {"readOnlyRootFilesystem": true},
         "resources": {"limits": {"memory": "1Gi"}},
         "volumeMounts": [
-            {"name": "work", "mountPath": "/work", "readOnly": true}, {"name": "config", "mountPath": "/config"},
+            {"name": "work", "mountPath": "/data", "readOnly": true}, {"name": "config", "mountPath": "/config"},
             {"name": "config", "mountPath": "/etc/greeting", "subPath": "greeting"},
             {"name": "kube-api-access", "mountPath": TOKEN_FOLDER, "readOnly": true}]});
     // API servers from 1.22 add this volume to pods. The one of version 1.20 would add a Secret instead.
@@ -340,7 +340,7 @@ async fn check_running_pod(cluster: &TestCluster) -> Result<()> {
     let (_, metrics) = service::fetch::get(&format!("{address}:5052"), "/status", Duration::from_secs(5)).await?;
     let metrics = String::from_utf8_lossy(&metrics).into_owned();
     ensure!(metrics.contains("10.9.8.7:6000"), "the dispatcher does not know the replica: {metrics}");
-    let root = process_root("--replicas=file:/work/replicas")?;
+    let root = process_root("--replicas=file:/data/replicas")?;
     let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"));
     ensure!(read("config/greeting")? == "hello" && read("etc/greeting")? == "hello", "the ConfigMap is no file");
     ensure!(!root.join("root").exists() && !root.join("home").exists(), "the container sees this machine's files");

@@ -454,7 +454,7 @@ mod tests {
             (299, &coming, (PodState::Awaited, None, 303)),
             (300, &coming, (PodState::Unplaced, Some(10), 4)),
             (301, &refused, (PodState::Unplaced, Some(10), 4)),
-            // Nobody may list Events.
+            // The scaler may not list Events.
             (302, &Outlooks::default(), (PodState::Unplaced, Some(300), 4)),
         ] {
             let states = times.note(&[unplaced("a"), placed_and_ready("old", 0, 4)], outlooks, start + S(second));
