@@ -270,6 +270,8 @@ mod tests {
             (&["--deletion-cost"], "--deletion-cost needs a target whose pods belong to ReplicaSets"),
             (&["--deletion-cost", "--target=statefulset:shop/a"], "--deletion-cost needs a target whose pods"),
             (&["--headroom=2"], "--headroom needs a target on Kubernetes"),
+            (&["--advise"], "--advise needs a target on Kubernetes"),
+            (&["--advise", "--dry-run", "--target=deployment:shop/a"], "cannot be used with"),
             (
                 &["--headroom=0", "--target=deployment:shop/a"],
                 "\"0\" is neither auto, none nor a number from 1 to 1000",

@@ -1,5 +1,6 @@
 //! The control loop: observe ▸ decide ▸ limit ▸ actuate ▸ explain.
 
+use crate::advice::Advice;
 use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal, NO_NEWS};
 use crate::headroom::{self, HeadroomSize};
@@ -22,6 +23,17 @@ pub const OBSERVE: Duration = Duration::from_millis(500);
 /// The least time between the figures of two decisions. Over a shorter time, a rate would be noise.
 const MIN_STEP: Duration = Duration::from_millis(250);
 
+/// The effect of a decision on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actuation {
+    /// The scaler sets the number of replicas.
+    Direct,
+    /// Nothing is changed (`--dry-run`).
+    DryRun,
+    /// Another autoscaler sets the number of replicas by the recommendations (`--advise`).
+    Advice,
+}
+
 /// The checked settings of the control loop of one target.
 #[derive(Debug)]
 pub struct ControlSettings {
@@ -37,8 +49,8 @@ pub struct ControlSettings {
     pub limits: Limits,
     /// Time between two decisions.
     pub interval: Duration,
-    /// Whether the loop decides and explains, and changes nothing.
-    pub is_dry_run: bool,
+    /// The effect of a decision on the target.
+    pub actuation: Actuation,
     /// The number of placeholders that keep room for new replicas; `None` for none.
     pub headroom: Option<HeadroomSize>,
 }
@@ -54,6 +66,8 @@ pub struct Control {
     pub placeholders: Option<target::Handle>,
     /// The term in which this scaler leads, if it does; `None` if the target cannot have several scalers.
     pub leading: Option<watch::Receiver<Option<Term>>>,
+    /// The recommendation for another autoscaler; `None` before the first decision with figures.
+    pub advice: watch::Sender<Option<Advice>>,
     /// The latest decisions of this loop.
     pub journal: Journal,
     log_limiter: LogLimiter,
@@ -78,6 +92,7 @@ impl Control {
             target,
             placeholders: None,
             leading,
+            advice: watch::channel(None).0,
             journal: Journal::default(),
             log_limiter: LogLimiter::default(),
             seen_at: None,
@@ -172,6 +187,9 @@ impl Control {
         explanation.extend(doubt(seen));
         explanation.extend(silent.map(|silent| format!("; {silent}")));
         explanation.extend(awaited.map(|awaited| format!("; {awaited}")));
+        if self.settings.actuation == Actuation::Advice {
+            self.advise(recommended.map(|_| desired));
+        }
         let authority = self.authority();
         if let (Ok(term), Some(_)) = (&authority, recommended) {
             let is_full = limit == Limit::Full;
@@ -206,13 +224,25 @@ impl Control {
         }
     }
 
+    /// Tells another autoscaler the desired number of replicas. `None` confirms the last advice: the law has no opinion at
+    /// this tick.
+    fn advise(&self, desired: Option<usize>) {
+        let confirmed = tokio::time::Instant::now();
+        self.advice.send_modify(|advice| {
+            let replicas = desired.or(advice.map(|advice| advice.replicas));
+            *advice = replicas.map(|replicas| Advice { replicas, confirmed });
+        });
+    }
+
     /// The term in which decisions are carried out, without a term if the target cannot have several scalers.
     ///
     /// # Errors
     /// If decisions are not carried out: the reason.
     fn authority(&self) -> Result<Option<Term>, String> {
-        if self.settings.is_dry_run {
-            return Err("--dry-run".into());
+        match self.settings.actuation {
+            Actuation::Direct => {}
+            Actuation::DryRun => return Err("--dry-run".into()),
+            Actuation::Advice => return Err("--advise".into()),
         }
         let Some(leading) = &self.leading else { return Ok(None) };
         let term = leading.borrow().filter(Term::lasts);
@@ -302,22 +332,55 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_partial_reading_that_is_too_recent_makes_the_next_observation_partial() {
+    /// A control loop of a target that changes nothing.
+    fn control(law: impl Law + 'static, actuation: Actuation) -> Control {
         let settings = ControlSettings {
             name: "test".into(),
             role: Role::Replicas,
             source: ReadingSource::Dispatchers(Dispatchers::new([]).into()),
-            law: Box::new(TellsPartial),
+            law: Box::new(law),
             limits: Limits::bounds(1, 9),
             interval: OBSERVE,
-            is_dry_run: false,
+            actuation,
             headroom: None,
         };
         let (desired, _) = watch::channel(target::Desired::default());
         let (_publish, state) = watch::channel(target::TargetState::default());
-        let target = target::Handle { desired, state, done: tokio::spawn(async {}) };
-        let mut control = Control::new(settings, target, None);
+        Control::new(settings, target::Handle { desired, state, done: tokio::spawn(async {}) }, None)
+    }
+
+    /// A law that recommends as many replicas as requests wait, and has no opinion without waiting requests.
+    #[derive(Debug)]
+    struct OneEach;
+
+    impl Law for OneEach {
+        fn decide(&mut self, seen: &Observation) -> Recommendation {
+            Recommendation::new(Some(seen.queue_length as usize).filter(|&waiting| waiting > 0), "test", "")
+        }
+    }
+
+    #[tokio::test]
+    async fn advice_is_within_the_limits_and_lasts_until_the_next_opinion() {
+        let mut control = control(OneEach, Actuation::Advice);
+        let advice = control.advice.subscribe();
+        for (second, queue_length, expected) in
+            [(0, 0.0, None), (1, 4.0, Some(4)), (2, 0.0, Some(4)), (3, 20.0, Some(9)), (4, 1.0, Some(1))]
+        {
+            let at = Duration::from_secs(second);
+            let figures = Observation { at, queue_length, ..Observation::default() };
+            let decision = control.decide(at, target::TargetState::default(), Ok(Reading { figures, silent: None }));
+            assert_eq!(advice.borrow().map(|advice| advice.replicas), expected, "at {second} s");
+            assert_eq!(decision.withheld.as_deref(), Some("--advise"));
+        }
+        assert_eq!(*control.target.desired.borrow(), target::Desired::default(), "nothing is sent to the target");
+        let confirmed = advice.borrow().expect("advice").confirmed;
+        control.decide(Duration::from_secs(5), target::TargetState::default(), Err(Error::TooEarly));
+        assert_eq!(advice.borrow().expect("advice").confirmed, confirmed, "no figures confirm nothing");
+    }
+
+    #[tokio::test]
+    async fn a_partial_reading_that_is_too_recent_makes_the_next_observation_partial() {
+        let mut control = control(TellsPartial, Actuation::Direct);
         for (millis, is_partial, expected) in
             [(0, false, "whole"), (100, true, "no new figures"), (500, false, "partial"), (1000, false, "whole")]
         {

@@ -71,7 +71,7 @@ impl HeadroomSize {
 pub fn spec(spec: &ScalableSpec) -> ScalableSpec {
     let namespace = spec.name.namespace.clone();
     let name = ScalableName { type_: ScalableType::Deployment, namespace, name: NAME.into() };
-    ScalableSpec { name, identity: spec.identity.clone(), has_deletion_costs: false }
+    ScalableSpec { name, identity: spec.identity.clone(), has_deletion_costs: false, is_advised: false }
 }
 
 /// Tells the Deployment of placeholders their number. Returns a note for users if that cannot be set.
@@ -100,7 +100,7 @@ mod tests {
     fn no_room_is_kept_while_no_requests_arrive() {
         let interval = Duration::from_millis(500);
         let objective = Objective { latency: interval, quantile: 0.99 };
-        let mut law = Slo::new(&Settings { objective, interval, min: 0, max: 20 });
+        let mut law = Slo::new(&Settings { objective, interval, delay: Duration::ZERO, min: 0, max: 20 });
         let mut placeholders = Vec::new();
         // A hundred requests per second arrive for a minute, and then none for five minutes.
         for second in 0..360_u32 {

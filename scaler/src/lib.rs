@@ -1,5 +1,6 @@
 //! The scaler reads the dispatchers' metrics, decides how many replicas the latency objective needs, and runs them.
 
+pub mod advice;
 pub mod config;
 pub mod control;
 pub mod decision;

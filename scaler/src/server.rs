@@ -1,8 +1,9 @@
 //! Runs the control loops, targets, elections and admin paths, and stops them when the program ends.
 
+use crate::advice::AdvisedTarget;
 use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
-use crate::control::{Control, ControlSettings};
+use crate::control::{Actuation, Control, ControlSettings};
 use crate::decision::{Decision, Journal};
 use crate::headroom;
 use crate::leader::{self, Candidate, CandidateSpec, Term};
@@ -36,6 +37,8 @@ use tracing::Instrument;
 struct RunningTarget {
     control: Control,
     candidate: Option<Candidate>,
+    /// The connection to another autoscaler that scales the target; `None` if this scaler does.
+    advised: Option<AdvisedTarget>,
     /// The locked file beside the list of local replicas. Dropping it releases the lock.
     _lock: Option<File>,
 }
@@ -45,6 +48,7 @@ struct TargetView {
     name: String,
     journal: Journal,
     leading: Option<watch::Receiver<Option<Term>>>,
+    advised: Option<AdvisedTarget>,
 }
 
 #[derive(Serialize)]
@@ -94,8 +98,8 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
 async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningTarget> {
     let min = settings.limits.min;
     let has_headroom = settings.headroom.is_some();
-    let mut placeholders = None;
-    let (target, candidate, lock) = match target {
+    let (mut placeholders, mut candidate, mut advised_name) = (None, None, None);
+    let (target, lock) = match target {
         TargetSpec::Processes(spec, replica_limits) => {
             let lock = lock(&spec.list)?;
             let controller = Controller::find_for(replica_limits);
@@ -107,29 +111,42 @@ async fn start(settings: ControlSettings, target: TargetSpec) -> Result<RunningT
             // The crate `harness` reads this line from the standard output of the scaler that it starts.
             println!("cpu share: {share}");
             let controller = controller.unwrap_or_default();
-            (processes::run(ProcessesSpec { controller, ..spec }, min), None, Some(lock))
+            (processes::run(ProcessesSpec { controller, ..spec }, min), Some(lock))
         }
         TargetSpec::Scalable(spec, lease) => {
             let client = kubernetes::client::connect().await.context(
                 "find the cluster: there is neither a service account nor a usable kubeconfig; set KUBECONFIG",
             )?;
-            let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
-            let candidate = leader::run(CandidateSpec { namespace, name: lease, identity }, client.clone());
-            placeholders = has_headroom
-                .then(|| scalable::run(headroom::spec(&spec), client.clone(), Some(candidate.fence.clone())));
-            (scalable::run(spec, client, Some(candidate.fence.clone())), Some(candidate), None)
+            // Several scalers may advise one autoscaler, since they write nothing.
+            let mut fence = None;
+            if settings.actuation == Actuation::Advice {
+                advised_name = Some(spec.name.clone());
+            } else {
+                let (namespace, identity) = (spec.name.namespace.clone(), spec.identity.clone());
+                let elected = leader::run(CandidateSpec { namespace, name: lease, identity }, client.clone());
+                fence = Some(elected.fence.clone());
+                candidate = Some(elected);
+            }
+            placeholders = has_headroom.then(|| scalable::run(headroom::spec(&spec), client.clone(), fence.clone()));
+            (scalable::run(spec, client, fence), None)
         }
     };
     let leading = candidate.as_ref().map(|candidate| candidate.leading.clone());
     let mut control = Control::new(settings, target, leading);
     control.placeholders = placeholders;
-    Ok(RunningTarget { control, candidate, _lock: lock })
+    let advised = advised_name.map(|name| AdvisedTarget { name, advice: control.advice.subscribe() });
+    Ok(RunningTarget { control, candidate, advised, _lock: lock })
 }
 
 impl RunningTarget {
     fn view(&self) -> TargetView {
         let Control { settings, journal, leading, .. } = &self.control;
-        TargetView { name: settings.name.clone(), journal: journal.clone(), leading: leading.clone() }
+        TargetView {
+            name: settings.name.clone(),
+            journal: journal.clone(),
+            leading: leading.clone(),
+            advised: self.advised.clone(),
+        }
     }
 
     /// Decides at every tick until the control loop, the target's task or the candidate's task has ended. Each of them
@@ -203,10 +220,14 @@ fn answer(admin: &Admin, targets: &[TargetView], request: &Request<Incoming>) ->
     }
     match path {
         "/status" => {
-            let status = |TargetView { name, journal, leading }: &TargetView| {
+            let status = |TargetView { name, journal, leading, advised }: &TargetView| {
                 let lasts = |leading: &watch::Receiver<Option<Term>>| leading.borrow().is_some_and(|term| term.lasts());
                 let leads = leading.as_ref().is_none_or(lasts);
-                json!({"target": name, "leads": leads, "latest": journal.latest()})
+                let mut status = json!({"target": name, "leads": leads, "latest": journal.latest()});
+                if let Some(advised) = advised {
+                    status["advice"] = json!(advised.replicas().ok());
+                }
+                status
             };
             respond::json(StatusCode::OK, &json!({"targets": targets.iter().map(status).collect::<Vec<_>>()}))
         }
@@ -258,12 +279,12 @@ mod tests {
             law: Box::new(TestLaw),
             limits: Limits::bounds(0, 1),
             interval: Duration::from_millis(if panics { 0 } else { 10 }),
-            is_dry_run: false,
+            actuation: Actuation::Direct,
             headroom: None,
         };
         let target = Handle { desired: watch::channel(Desired::default()).0, state, done: tokio::spawn(async {}) };
         let control = Control::new(settings, target, Some(leading));
-        let mut running = RunningTarget { control, candidate: None, _lock: None };
+        let mut running = RunningTarget { control, candidate: None, advised: None, _lock: None };
         let ended = tokio::time::timeout(Duration::from_millis(200), running.run()).await;
         ended.ok().map(|error| error.to_string())
     }

@@ -5,8 +5,8 @@ use std::io::Read;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Resolves with the reason when this process should drain and exit. A signal after that ends the process at once, with
-/// the status that a shell gives a program that the signal has killed (128 plus the signal's number).
+/// Resolves with the reason when this process should drain and exit. A second signal ends the process at once, with the
+/// status that a shell gives a program that the signal has killed (128 plus the signal's number).
 ///
 /// With `exit_with_parent`, standard input must be a pipe whose other end only the parent process holds. The system
 /// closes the pipe when the parent ends, even by SIGKILL, so this process cannot outlive its parent.
@@ -26,11 +26,15 @@ pub async fn requested(exit_with_parent: bool) -> std::io::Result<&'static str> 
             None => std::future::pending().await,
         }
     };
-    let reason = tokio::select! {
-        (reason, _) = next_signal(&mut terminate, &mut interrupt) => reason,
-        () = parent_has_ended => "the parent process has ended",
+    let (reason, is_signal) = tokio::select! {
+        (reason, _) = next_signal(&mut terminate, &mut interrupt) => (reason, true),
+        () = parent_has_ended => ("the parent process has ended", false),
     };
     tokio::spawn(async move {
+        if !is_signal {
+            // A parent that ends may have sent its first signal at the same moment.
+            next_signal(&mut terminate, &mut interrupt).await;
+        }
         let (name, kind) = next_signal(&mut terminate, &mut interrupt).await;
         tracing::warn!("{name} while the process stops already; it ends at once");
         std::process::exit(128 + kind.as_raw_value());

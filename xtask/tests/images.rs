@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -344,10 +344,9 @@ fn the_linter_of_dockerfiles_finds_nothing() {
 #[test]
 fn a_folder_without_programs_is_an_error_that_names_the_command() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    // A program that takes the place of podman: this error comes before anything is built.
-    let podman = folder.path().join("podman");
-    fs::write(&podman, "#!/bin/sh\n").expect("writable");
-    fs::set_permissions(&podman, Permissions::from_mode(0o755)).expect("own file");
+    // A program that takes the place of podman: this error comes before anything is built. A script that this process
+    // writes could not be started ("text file busy") while a process that another test starts still has it open.
+    symlink("/bin/true", folder.path().join("podman")).expect("writable");
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
     let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
     xtask.args(["images", "--engine=podman", "--only=scaler", "--programs=/no/such/folder"]).env("PATH", path);

@@ -34,6 +34,7 @@ pub(super) fn measure() -> Result<Measured> {
     let mut law = Slo::new(&Settings {
         objective: Objective { latency: Duration::from_millis(500), quantile: 0.99 },
         interval: INTERVAL,
+        delay: Duration::ZERO,
         min: 1,
         max: REPLICAS,
     });

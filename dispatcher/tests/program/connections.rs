@@ -1,6 +1,6 @@
 //! Tests of the limits of connections: clients that fall silent, send heads without an end, or do not read their answers.
 
-use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, report_skipped, test_command};
+use crate::process::{Program, RunningDispatcher, WAIT_LIMIT, report_skipped, test_command, until_logged};
 use crate::protocols::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Identity, PREDICT, PREFACE, SETTINGS, frame,
     handshake, handshake_on,
@@ -268,6 +268,25 @@ async fn a_second_signal_ends_the_process_at_once() {
         let status = ended.expect("the program ends at once").expect("it is a child");
         assert_eq!(status.code(), Some(code), "{signal}");
     }
+}
+
+#[tokio::test]
+async fn the_first_signal_after_the_end_of_the_parent_loses_no_request() {
+    let gate = Arc::new(Semaphore::new(0));
+    let stub = StubReplica::start(StubBehavior::Gated(gate.clone())).await;
+    let (program, mut log) = Program::start_with_log(&[&format!("--replicas={}", stub::static_list(&[&stub]))]).await;
+    let mut dispatcher = RunningDispatcher::new(program);
+    let parent = dispatcher.program.child.stdin.take();
+    let stop = async {
+        stub.until_calls(1).await;
+        drop(parent);
+        until_logged(&mut log, "the parent process has ended").await;
+        dispatcher.program.signal("TERM").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        gate.add_permits(1);
+    };
+    assert_eq!(tokio::join!(dispatcher.post(&[]), stop).0.status, 200);
+    assert!(dispatcher.program.child.wait().await.expect("it is a child").success());
 }
 
 /// Sends `GET /livez` and reads the answer.

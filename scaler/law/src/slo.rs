@@ -218,7 +218,8 @@ impl Slo {
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
         let node = seen.node_time.map_or(NODE_GUESS, |time| time.as_secs_f64());
-        let terms = Terms { elapsed, price, lead: startup + self.settings.interval.as_secs_f64() };
+        let lead = startup + (self.settings.interval + self.settings.delay).as_secs_f64();
+        let terms = Terms { elapsed, price, lead };
         // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
         // that is more counted, and nothing that is less, chance would raise the load.
         if seen.is_partial {

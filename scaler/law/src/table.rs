@@ -62,6 +62,8 @@ pub struct Settings {
     pub objective: Objective,
     /// The time between two decisions of the law `slo`. The other laws have intervals of their own.
     pub interval: Duration,
+    /// The time from a recommendation until the number of replicas changes: zero if the scaler itself changes it.
+    pub delay: Duration,
     /// The fewest replicas that may run.
     pub min: usize,
     /// The most replicas that may run.

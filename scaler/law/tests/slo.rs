@@ -11,7 +11,7 @@ const S: fn(f64) -> Duration = Duration::from_secs_f64;
 
 fn law() -> Slo {
     let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    Slo::new(&Settings { objective, interval: S(1.0), min: 0, max: 50 })
+    Slo::new(&Settings { objective, interval: S(1.0), delay: Duration::ZERO, min: 0, max: 50 })
 }
 
 fn ready(ready: usize) -> Replicas {
@@ -72,7 +72,7 @@ fn a_rise_that_goes_on_is_extrapolated_over_the_lead() {
 fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
     for (startup, most) in [(3.0, 3), (40.0, 12)] {
         let objective = Objective { latency: S(0.5), quantile: 0.99 };
-        let mut law = Slo::new(&Settings { objective, interval: S(0.5), min: 1, max: 500 });
+        let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, min: 1, max: 500 });
         for tick in 0..600 {
             let second = 0.5 * f64::from(tick);
             let seen = Observation { startup: Some(S(startup)), ..observation(second, 10.0 * second, ready(2)) };
@@ -86,7 +86,7 @@ fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
 /// `arrivals` are the requests until each half second since the start. One replica answers, at 0.2 s for a request.
 fn follow(startup: f64, most: usize, arrivals: impl Iterator<Item = f64>) -> Vec<Recommendation> {
     let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    let mut law = Slo::new(&Settings { objective, interval: S(0.5), min: 1, max: 10 });
+    let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, min: 1, max: 10 });
     let (mut desired, mut answers) = (1, 0.0_f64);
     let decide = |(tick, arrivals): (u32, f64)| {
         answers = (answers + 2.5).min(arrivals);
@@ -264,7 +264,7 @@ fn more_arrivals_of_a_partial_observation_are_a_rise() {
 #[test]
 fn an_objective_below_the_service_time_is_named_and_the_load_is_served() {
     let objective = Objective { latency: S(0.08), quantile: 0.99 };
-    let mut law = Slo::new(&Settings { objective, interval: S(1.0), min: 1, max: 50 });
+    let mut law = Slo::new(&Settings { objective, interval: S(1.0), delay: Duration::ZERO, min: 1, max: 50 });
     let mut decide = |second: u32| law.decide(&observation(second.into(), 40.0 * f64::from(second), ready(10)));
     let found = (0..60).map(&mut decide).last().expect("there is a second");
     assert_eq!(found.reason, "unattainable");
@@ -281,7 +281,7 @@ proptest! {
         ),
     ) {
         let objective = Objective { latency: S(0.5), quantile: 0.999 };
-        let mut law = Slo::new(&Settings { objective, interval: S(0.5), min: 0, max });
+        let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, min: 0, max });
         let (mut at, mut total) = (0, 0.0);
         for (milliseconds, arrivals, queue_length, in_flight, replicas, startup, is_partial) in steps {
             (at, total) = (at + milliseconds, total + arrivals);

@@ -1,6 +1,7 @@
 //! Makes checked settings of the flags of one target.
 
-use crate::control::ControlSettings;
+use crate::advice::HPA_PERIOD;
+use crate::control::{Actuation, ControlSettings};
 use crate::headroom::HeadroomSize;
 use crate::target::processes::ProcessesSpec;
 use crate::target::scalable::ScalableSpec;
@@ -75,6 +76,10 @@ pub struct Section {
     /// Decide and explain, but change nothing (not with --target processes)
     #[arg(long, env = "ROUNDHOUSE_DRY_RUN")]
     pub dry_run: bool,
+    /// Advise an HPA or a ScaledObject of KEDA, which scales the target: serve the recommendation as a metric, and change
+    /// nothing (not with --target processes)
+    #[arg(long, env = "ROUNDHOUSE_ADVISE", conflicts_with_all = ["dry_run", "headroom", "deletion_cost"])]
+    pub advise: bool,
     /// Let unready pods and then the newest ones be deleted first when replicas are removed, by the annotation
     /// controller.kubernetes.io/pod-deletion-cost (Kubernetes 1.22 and later; not with statefulset:). The scaler must be
     /// permitted to patch pods
@@ -183,7 +188,7 @@ pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32
     ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
     ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
     let objective = Objective { latency: objective, quantile };
-    Ok(Settings { objective, interval, min: min as usize, max: max as usize })
+    Ok(Settings { objective, interval, delay: Duration::ZERO, min: min as usize, max: max as usize })
 }
 
 impl Section {
@@ -202,9 +207,12 @@ impl Section {
     /// # Errors
     /// If a flag is out of range or contradicts another flag, or if a file that it names is missing.
     pub fn check(self, name: String, laws: &Table) -> Result<(ControlSettings, TargetSpec)> {
-        let settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
+        let mut settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
+        if self.advise {
+            settings.delay = HPA_PERIOD;
+        }
         let law = self.law(laws, &settings)?;
-        let (limits, interval, role, is_dry_run) = (self.limits(&settings), self.interval, self.role, self.dry_run);
+        let (limits, interval, role, actuation) = (self.limits(&settings), self.interval, self.role, self.actuation());
         let headroom = self.headroom.filter(|size| *size != HeadroomSize::Off);
         ensure!(
             headroom.is_none() || matches!(self.target, TargetFlag::Scalable(_)),
@@ -219,7 +227,15 @@ impl Section {
             "--deletion-cost needs a target whose pods belong to ReplicaSets, such as deployment:NAMESPACE/NAME"
         );
         let (source, target) = self.source_and_target()?;
-        Ok((ControlSettings { name, role, source, law, limits, interval, is_dry_run, headroom }, target))
+        Ok((ControlSettings { name, role, source, law, limits, interval, actuation, headroom }, target))
+    }
+
+    fn actuation(&self) -> Actuation {
+        match (self.advise, self.dry_run) {
+            (true, _) => Actuation::Advice,
+            (false, true) => Actuation::DryRun,
+            (false, false) => Actuation::Direct,
+        }
     }
 
     fn law(&self, laws: &Table, settings: &Settings) -> Result<Box<dyn Law>> {
@@ -260,10 +276,14 @@ impl Section {
             TargetFlag::Scalable(name) => {
                 let lease = self.lease.unwrap_or_else(|| lease(&name));
                 let identity = self.identity.unwrap_or_else(identity);
-                let has_deletion_costs = self.deletion_cost;
-                TargetSpec::Scalable(ScalableSpec { name, identity, has_deletion_costs }, lease)
+                let (has_deletion_costs, is_advised) = (self.deletion_cost, self.advise);
+                TargetSpec::Scalable(ScalableSpec { name, identity, has_deletion_costs, is_advised }, lease)
             }
             TargetFlag::Processes => {
+                ensure!(
+                    !self.advise,
+                    "--advise needs a target on Kubernetes: no other autoscaler starts processes on this machine"
+                );
                 ensure!(
                     !self.dry_run,
                     "--dry-run cannot start the replicas of --target processes; give --target deployment:NAMESPACE/NAME"

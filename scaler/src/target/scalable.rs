@@ -67,6 +67,9 @@ pub struct ScalableSpec {
     pub identity: String,
     /// Whether pods get deletion costs before replicas are removed.
     pub has_deletion_costs: bool,
+    /// Whether another autoscaler sets the number of replicas by the recommendations. That autoscaler is then not looked
+    /// for, and is no reason to refuse.
+    pub is_advised: bool,
 }
 
 /// Starts the task. It refuses changes until it has read the object. `fence` is that of the Lease whose holder may
@@ -196,7 +199,7 @@ impl ScalableTarget {
         let mut followed = Followed { type_, objects, scale: None, selected: None };
         let mut search = tokio::time::interval_at(Instant::now() + SEARCH_INTERVAL, SEARCH_INTERVAL);
         search.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.owner = self.owners.find(&followed.type_.kind).await?;
+        self.owner = self.find_owner(&followed.type_.kind).await?;
         receiver.mark_unchanged();
         loop {
             let next_pod = async {
@@ -218,6 +221,11 @@ impl ScalableTarget {
             let Some(listed) = mirror.objects() else { continue };
             self.update(listed.first(), &mut followed, desired).await?;
         }
+    }
+
+    /// A message about another autoscaler that scales the object; `None` if there is none, or if it is advised.
+    async fn find_owner(&mut self, kind: &str) -> Result<Option<String>, ApiError> {
+        if self.spec.is_advised { Ok(None) } else { self.owners.find(kind).await }
     }
 
     /// The type of the object, whose kind the API server knows.
@@ -243,7 +251,7 @@ impl ScalableTarget {
 
     /// Looks for another autoscaler, and for the Events of those `pods` that have no node.
     async fn search(&mut self, kind: &str, pods: &[Arc<Pod>]) -> Result<(), ApiError> {
-        self.owner = self.owners.find(kind).await?;
+        self.owner = self.find_owner(kind).await?;
         let waiting = pods.iter().map(AsRef::as_ref).filter(|pod| pods::pod_state(pod) == PodState::Unplaced);
         self.events.refresh(waiting).await
     }
@@ -326,7 +334,7 @@ impl ScalableTarget {
         }
         self.rejection = None;
         // Another autoscaler may have been created since the last search.
-        self.owner = self.owners.find(kind).await?;
+        self.owner = self.find_owner(kind).await?;
         if self.owner.is_some() {
             return Ok(());
         }

@@ -35,7 +35,7 @@ async fn unready_pods_and_then_the_newest_get_the_lowest_deletion_costs() {
         deployment.make_pod_ready(pod, second).await;
     }
     let name = "deployment:costs/replica".parse().expect("the text names a Deployment");
-    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: true };
+    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: true, is_advised: false };
     let target = scalable::run(spec, deployment.client.clone(), None);
     wait_for_replicas(&target, Replicas { desired: 4, ready: 3, starting: 1, ..Replicas::default() }).await;
     set_desired_until_done(&deployment, &target, 2).await;
@@ -106,7 +106,7 @@ async fn a_placeholder_gives_way_to_a_replica() {
 
     let target = follow("deployment:placeholders/replica", client);
     let name = "deployment:placeholders/replica".parse().expect("the text names a Deployment");
-    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: false };
+    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: false, is_advised: false };
     let placeholders = scalable::run(scaler::headroom::spec(&spec), client.clone(), None);
     scale_to(&placeholders, 2).await;
     let room = || Some(ROOM.to_owned());
@@ -145,7 +145,7 @@ async fn the_shipped_placeholders_are_accepted_and_scaled() {
     apply(&deployment.deployments, &name(&placeholders), placeholders).await;
 
     let name = "deployment:shipped/replica".parse().expect("the text names a Deployment");
-    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: false };
+    let spec = ScalableSpec { name, identity: "test".into(), has_deletion_costs: false, is_advised: false };
     let target = scalable::run(scaler::headroom::spec(&spec), client.clone(), None);
     scale_to(&target, 2).await;
     let placeholders = ListParams::default().labels("app.kubernetes.io/component=headroom");

@@ -87,7 +87,7 @@ impl TestDeployment {
 
     fn spec(&self) -> ScalableSpec {
         let name = format!("deployment:{}/replica", self.namespace).parse().expect("the text names a Deployment");
-        ScalableSpec { name, identity: "test".into(), has_deletion_costs: false }
+        ScalableSpec { name, identity: "test".into(), has_deletion_costs: false, is_advised: false }
     }
 
     /// The number of replicas in the Deployment's scale.
@@ -741,7 +741,11 @@ async fn a_moment_in_which_everything_is_forbidden_is_no_missing_permission() {
 /// The target with the flag `flag`.
 pub(crate) fn follow(flag: &str, client: &Client) -> Handle {
     let name = flag.parse().expect("the text names an object");
-    scalable::run(ScalableSpec { name, identity: "test".into(), has_deletion_costs: false }, client.clone(), None)
+    scalable::run(
+        ScalableSpec { name, identity: "test".into(), has_deletion_costs: false, is_advised: false },
+        client.clone(),
+        None,
+    )
 }
 
 /// Tells the target the desired replicas until it reports them.

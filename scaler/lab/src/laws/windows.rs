@@ -372,7 +372,13 @@ mod tests {
             (0.2, 0.2, 2, 0.2, 0.2),
         ] {
             let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
-            let mut law = Windows::new(&Settings { objective, interval: Duration::from_secs(1), min: 1, max: 50 });
+            let mut law = Windows::new(&Settings {
+                objective,
+                interval: Duration::from_secs(1),
+                delay: Duration::ZERO,
+                min: 1,
+                max: 50,
+            });
             for second in 0..=20_u32 {
                 let answers = 10.0 * f64::from(second);
                 let times = |mean: f64| {

@@ -143,6 +143,7 @@ mod tests {
             law_settings: Settings {
                 objective: Objective { latency: MS(500), quantile: 0.99 },
                 interval: MS(500),
+                delay: Duration::ZERO,
                 min: 1,
                 max: 6,
             },

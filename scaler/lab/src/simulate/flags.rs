@@ -226,6 +226,7 @@ impl Flags {
             law_settings: LawSettings {
                 objective: Objective { latency: self.objective, quantile: self.quantile },
                 interval: self.interval,
+                delay: Duration::ZERO,
                 min,
                 max,
             },

@@ -281,6 +281,7 @@ mod tests {
             law_settings: Settings {
                 objective: Objective { latency: S(0.5), quantile: 0.99 },
                 interval: S(0.5),
+                delay: Duration::ZERO,
                 min: max,
                 max,
             },
