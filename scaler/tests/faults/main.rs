@@ -9,6 +9,8 @@
 mod control_plane;
 #[path = "../../readings/tests/prometheus/server.rs"]
 mod prometheus;
+#[path = "../common/script.rs"]
+mod script;
 
 mod clock;
 mod cluster;

@@ -3,13 +3,13 @@
 use crate::control_plane::{ControlPlane, report, wait_for};
 use crate::fake_dispatcher::FakeDispatcher;
 use crate::program::{Scaler, command, failure_output};
+use crate::script;
 use crate::test_deployment::{LOAD, MORE_LOAD, TestDeployment};
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
 use scaler::leader::election;
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,8 +79,7 @@ const REPLICA: &str = "#!/bin/sh\nexec cat >/dev/null\n";
 pub(crate) async fn a_list_has_one_scaler() {
     let folder = tempfile::tempdir().expect("temporary folders can be created");
     let replica = folder.path().join("replica");
-    std::fs::write(&replica, REPLICA).expect("the folder is writable");
-    std::fs::set_permissions(&replica, std::fs::Permissions::from_mode(0o755)).expect("the file belongs to this user");
+    script::write(&replica, REPLICA);
     let list = folder.path().join("replicas");
     let flags = [
         "--target=processes".into(),

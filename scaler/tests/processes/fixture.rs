@@ -1,5 +1,6 @@
 //! What each test needs: a folder, a stub server for replicas and dispatcher, and the scaler as a child process.
 
+use crate::script;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -8,7 +9,6 @@ use scaler::target::{Handle, TargetState};
 use service::respond;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -55,9 +55,7 @@ impl StubServer {
     /// the script's path.
     pub(crate) fn program(&self, folder: &Path, lines: &str) -> PathBuf {
         let program = folder.join("replica");
-        fs::write(&program, format!("#!/bin/sh\necho listening on http://{}\n{lines}\n", self.address))
-            .expect("the folder is writable");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the file belongs to this user");
+        script::write(&program, &format!("#!/bin/sh\necho listening on http://{}\n{lines}\n", self.address));
         program
     }
 }

@@ -3,4 +3,6 @@
 mod cleanup;
 mod deaths;
 mod fixture;
+#[path = "../common/script.rs"]
+mod script;
 mod several;
