@@ -130,7 +130,7 @@ impl Cluster {
     /// If there is no such pod, or it has no address yet.
     pub async fn pod_address(&self, name: &str, port: u16) -> Result<SocketAddr> {
         let pod = self.api::<Pod>().get(name).await.with_context(|| format!("get pod {name}"))?;
-        let address = pod.status.and_then(|status| status.pod_ip).and_then(|address| address.parse::<IpAddr>().ok());
+        let address = pod_addresses(&pod).first().copied();
         Ok((address.with_context(|| format!("pod {name} has no address"))?, port).into())
     }
 
@@ -164,4 +164,10 @@ impl Cluster {
     {
         Api::namespaced(self.client.clone(), self.kubectl.namespace())
     }
+}
+
+/// The addresses of a pod, the primary one first.
+pub fn pod_addresses(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    status.pod_ips.iter().flatten().filter_map(|address| address.ip.parse().ok()).collect()
 }

@@ -2,7 +2,7 @@
 //! The kernel kills them when this process ends, even if this process is killed.
 
 use crate::binaries;
-use crate::network::IpFamily;
+use crate::network::IpFamilies;
 use anyhow::{Context, Result, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -36,8 +36,8 @@ pub struct ControlPlane {
     binaries: PathBuf,
     /// The folder for keys, data and logs.
     folder: PathBuf,
-    /// The version of the Internet Protocol of the cluster.
-    family: IpFamily,
+    /// The versions of the Internet Protocol of the cluster.
+    families: IpFamilies,
     /// The token of the user `admin`, who has all privileges.
     token: String,
     /// The process of the API server; `None` after [`ControlPlane::kill_api_server`].
@@ -53,7 +53,7 @@ impl ControlPlane {
     /// # Errors
     /// If a program cannot be started, or the API server does not become ready. The message then has the last lines of
     /// the API server's log.
-    pub async fn start(binaries: PathBuf, folder: PathBuf, family: IpFamily) -> Result<Self> {
+    pub async fn start(binaries: PathBuf, folder: PathBuf, families: IpFamilies) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let random = "/proc/sys/kernel/random/uuid";
         let token = fs::read_to_string(random).with_context(|| format!("read {random}"))?.trim().to_owned();
@@ -61,7 +61,7 @@ impl ControlPlane {
         let key = KeyPair::generate().context("generate the key for the tokens of ServiceAccounts")?;
         write(&folder.join("accounts.key"), &key.serialize_pem())?;
         write(&folder.join("accounts.pub"), &key.public_key_pem())?;
-        let mut control_plane = Self { binaries, folder, family, token, api_server: None, others: Vec::new() };
+        let mut control_plane = Self { binaries, folder, families, token, api_server: None, others: Vec::new() };
         let etcd = control_plane.spawn("etcd", &control_plane.etcd_flags())?;
         control_plane.others.push(etcd);
         control_plane.start_api_server().await?;
@@ -119,7 +119,7 @@ impl ControlPlane {
 
     /// The address of the API server in the cluster's network.
     pub fn address(&self) -> SocketAddr {
-        (self.family.node_address(), PORT).into()
+        (self.families.primary.node_address(), PORT).into()
     }
 
     /// The URL of the API server in the cluster's network.
@@ -182,24 +182,42 @@ impl ControlPlane {
         ]
     }
 
+    /// The feature gates of two versions of the Internet Protocol, for programs before Kubernetes 1.21. Later ones need
+    /// none, and those from 1.25 refuse it.
+    fn feature_gates(&self) -> Option<String> {
+        let is_needed = self.families.secondary.is_some() && self.minor_version().is_some_and(|minor| minor < 21);
+        is_needed.then(|| "--feature-gates=IPv6DualStack=true".into())
+    }
+
+    /// The minor version of the programs, which `kube-apiserver --version` prints as in `Kubernetes v1.20.2`; `None` if
+    /// it prints something else.
+    fn minor_version(&self) -> Option<u32> {
+        let output =
+            Command::new(binaries::program(&self.binaries, "kube-apiserver")).arg("--version").output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        text.split('.').nth(1)?.parse().ok()
+    }
+
     fn api_server_flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             "--etcd-servers=http://127.0.0.1:2379".into(),
-            format!("--bind-address={}", self.family.node_address()),
-            format!("--advertise-address={}", self.family.node_address()),
+            format!("--bind-address={}", self.families.primary.node_address()),
+            format!("--advertise-address={}", self.families.primary.node_address()),
             format!("--secure-port={PORT}"),
             format!("--cert-dir={}", self.folder.join("certificates").display()),
-            format!("--service-cluster-ip-range={}", self.family.service_range()),
+            format!("--service-cluster-ip-range={}", self.families.service_ranges()),
             "--authorization-mode=RBAC".into(),
             format!("--token-auth-file={}", self.folder.join("tokens.csv").display()),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-signing-key-file={}", self.folder.join("accounts.key").display()),
             format!("--service-account-key-file={}", self.folder.join("accounts.pub").display()),
-        ]
+        ];
+        flags.extend(self.feature_gates());
+        flags
     }
 
     fn controller_manager_flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             format!("--kubeconfig={}", self.kubeconfig_path().display()),
             format!("--service-account-private-key-file={}", self.folder.join("accounts.key").display()),
             format!("--root-ca-file={}", self.certificate_path().display()),
@@ -207,7 +225,9 @@ impl ControlPlane {
             "--leader-elect=false".into(),
             "--bind-address=127.0.0.1".into(),
             format!("--cert-dir={}", self.folder.join("controller-manager").display()),
-        ]
+        ];
+        flags.extend(self.feature_gates());
+        flags
     }
 
     fn scheduler_flags(&self) -> Vec<String> {

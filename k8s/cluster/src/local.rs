@@ -42,14 +42,14 @@ pub struct Cores {
 /// If a part of the cluster does not start.
 pub async fn start(network: Network, binaries: PathBuf, folder: PathBuf, cores: Cores) -> Result<Cluster> {
     let folder_lock = paths::reserve(&folder)?;
-    let control_plane = ControlPlane::start(binaries, folder.join("control-plane"), network.family).await?;
+    let control_plane = ControlPlane::start(binaries, folder.join("control-plane"), network.families).await?;
     let client = control_plane.client().await?;
     let images = ImageStore::update(folder.with_extension("images"))?;
-    let family = network.family;
+    let families = network.families;
     let config = NodeConfig { name: NODE_NAME.into(), cores, images, folder: folder.join("pods") };
     let node = Node::start(config, client.clone(), network).await?;
     let kubectl = Kubectl::new(control_plane.kubeconfig_path(), None, NAMESPACE);
-    let objects = node_objects::list(family, node::serves_slices(&client).await?).to_string();
+    let objects = node_objects::list(families.primary, node::serves_slices(&client).await?).to_string();
     kubectl.run_with_input(&["--namespace=kube-system", "apply", "-f", "-"], &objects).await?;
     kubectl.apply(&paths::root().join("k8s/namespace")).await?;
     let origin = ClusterOrigin::Local(Box::new(LocalCluster { node, control_plane }));

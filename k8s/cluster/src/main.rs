@@ -9,7 +9,7 @@ use cluster::existing::{self, ExistingOptions};
 use cluster::explore::{self, ForwardedPorts};
 use cluster::kustomization::Kustomization;
 use cluster::local::{self, Cores};
-use cluster::network::{IpFamily, Network};
+use cluster::network::{IpFamilies, Network};
 use cluster::node;
 use cluster::prerequisites::{self, Prerequisites};
 use cluster::{compare, paths};
@@ -67,9 +67,10 @@ struct NodeOptions {
     /// three quarters of this machine
     #[arg(long, global = true)]
     share: Option<f64>,
-    /// Version of the Internet Protocol of a cluster on this machine
-    #[arg(long, global = true, value_enum, default_value_t)]
-    ip_family: IpFamily,
+    /// Version of the Internet Protocol of a cluster on this machine: ipv4, ipv6, or both (ipv4,ipv6 or ipv6,ipv4), of
+    /// which the first is that of Services
+    #[arg(long, global = true, value_name = "FAMILIES", default_value_t)]
+    ip_family: IpFamilies,
 }
 
 /// The exit status if no cluster can be started here: automake's for a skipped test.

@@ -7,11 +7,13 @@
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fmt;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::sync::oneshot;
 
@@ -29,7 +31,7 @@ const NAMESPACES: &str = "/run/netns";
 /// The address at which pods reach the node by IPv6. It is the same on the interface of each pod.
 const GATEWAY_V6: &str = "fe80::1";
 
-/// The version of the Internet Protocol that a cluster uses.
+/// A version of the Internet Protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum IpFamily {
     /// IPv4
@@ -39,7 +41,65 @@ pub enum IpFamily {
     Ipv6,
 }
 
+/// The versions of the Internet Protocol of a cluster: one, or two in a dual-stack cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IpFamilies {
+    /// The version of the API server, of the name server, and of Services that ask for none.
+    pub primary: IpFamily,
+    /// The other version, of which each pod has an address, too; `None` in a cluster with one version.
+    pub secondary: Option<IpFamily>,
+}
+
+impl IpFamilies {
+    /// All versions, the primary one first.
+    pub fn all(self) -> impl Iterator<Item = IpFamily> {
+        std::iter::once(self.primary).chain(self.secondary)
+    }
+
+    /// The ranges of addresses of Services, as the flags of the control plane take them.
+    pub fn service_ranges(self) -> String {
+        self.all().map(IpFamily::service_range).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl FromStr for IpFamilies {
+    type Err = String;
+
+    /// Parses `ipv4`, `ipv6`, or both with a comma between them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let family = |name: &str| <IpFamily as ValueEnum>::from_str(name, false);
+        let (primary, secondary) = match text.split_once(',') {
+            Some((first, second)) => (family(first), Some(second).map(family).transpose()),
+            None => (family(text), Ok(None)),
+        };
+        match (primary, secondary) {
+            (Ok(primary), Ok(secondary)) if secondary != Some(primary) => Ok(Self { primary, secondary }),
+            _ => Err(format!("{text:?} is none of ipv4, ipv6, \"ipv4,ipv6\" and \"ipv6,ipv4\"")),
+        }
+    }
+}
+
+impl fmt::Display for IpFamilies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.all().map(IpFamily::name).collect();
+        write!(f, "{}", names.join(","))
+    }
+}
+
 impl IpFamily {
+    /// The version of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// The value of `--ip-family`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+
     /// The address of the node and of the API server.
     pub fn node_address(self) -> IpAddr {
         self.pod_address(1)
@@ -55,7 +115,7 @@ impl IpFamily {
     }
 
     /// The number of the pod with this address.
-    fn pod_number(self, address: IpAddr) -> u16 {
+    fn pod_number(address: IpAddr) -> u16 {
         let bytes = match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
@@ -92,8 +152,8 @@ impl IpFamily {
 pub struct Network {
     /// The name of the namespace.
     name: String,
-    /// The version of the Internet Protocol.
-    pub family: IpFamily,
+    /// The versions of the Internet Protocol.
+    pub families: IpFamilies,
     /// The number of the next pod, which becomes a part of its address.
     next_pod: AtomicU16,
 }
@@ -102,10 +162,8 @@ pub struct Network {
 pub struct Sandbox {
     /// The name of the namespace.
     name: String,
-    /// The version of the Internet Protocol.
-    pub family: IpFamily,
-    /// The pod's address.
-    pub address: IpAddr,
+    /// The pod's addresses, one of each version of the Internet Protocol. The primary one is the first.
+    addresses: Vec<IpAddr>,
 }
 
 impl Network {
@@ -114,53 +172,58 @@ impl Network {
     ///
     /// # Errors
     /// If the system refuses, for example because the user is not root.
-    pub fn enter(family: IpFamily) -> Result<Self> {
+    pub fn enter(families: IpFamilies) -> Result<Self> {
         remove_leftovers();
         let name = format!("{NAME_PREFIX}-{}", std::process::id());
         ip(&["netns", "add", &name]).context("make a network namespace, which only root may do")?;
-        let network = Self { name, family, next_pod: AtomicU16::new(2) };
+        let network = Self { name, families, next_pod: AtomicU16::new(2) };
         enter_namespace(&network.name)?;
         ip(&["link", "set", "lo", "up"])?;
-        let node = family.node_address().to_string();
-        add_address(&[], &format!("{node}/{}", family.host_prefix()), "lo")?;
-        // The node routes the packets between pods.
-        let forwarding = match family {
-            IpFamily::Ipv4 => "/proc/sys/net/ipv4/ip_forward",
-            IpFamily::Ipv6 => "/proc/sys/net/ipv6/conf/all/forwarding",
-        };
-        fs::write(forwarding, "1").with_context(|| format!("write {forwarding}"))?;
-        // Without a route, the node itself could not send packets to the addresses of Services. The packet filter
-        // replaces these addresses by those of endpoints.
-        ip(&["route", "add", family.service_range(), "dev", "lo", "src", &node])?;
+        for family in families.all() {
+            let node = family.node_address().to_string();
+            add_address(&[], &format!("{node}/{}", family.host_prefix()), "lo")?;
+            // The node routes the packets between pods.
+            let forwarding = match family {
+                IpFamily::Ipv4 => "/proc/sys/net/ipv4/ip_forward",
+                IpFamily::Ipv6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+            };
+            fs::write(forwarding, "1").with_context(|| format!("write {forwarding}"))?;
+            // Without a route, the node itself could not send packets to the addresses of Services. The packet filter
+            // replaces these addresses by those of endpoints.
+            ip(&["route", "add", family.service_range(), "dev", "lo", "src", &node])?;
+        }
         Ok(network)
     }
 
-    /// Makes a namespace for a pod, with an address that no earlier pod had.
+    /// Makes a namespace for a pod, with addresses that no earlier pod had.
     ///
     /// # Errors
     /// If the system refuses to make the namespace.
     pub fn sandbox(&self) -> Result<Sandbox> {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed);
-        let family = self.family;
-        let sandbox = Sandbox { name: self.sandbox_name(number), family, address: family.pod_address(number) };
+        let addresses = self.families.all().map(|family| family.pod_address(number)).collect();
+        let sandbox = Sandbox { name: self.sandbox_name(number), addresses };
         let (name, node_end) = (sandbox.name.as_str(), format!("pod{number}"));
-        let (pod, node) = (sandbox.address.to_string(), family.node_address().to_string());
         ip(&["netns", "add", name])?;
         ip(&["link", "add", &node_end, "type", "veth", "peer", "name", "eth0", "netns", name])?;
         ip(&["link", "set", &node_end, "up"])?;
-        ip(&["route", "add", &pod, "dev", &node_end, "src", &node])?;
         ip(&["-n", name, "link", "set", "lo", "up"])?;
         ip(&["-n", name, "link", "set", "eth0", "up"])?;
-        // The prefix is one address, so that packets to other pods go to the node, too.
-        add_address(&["-n", name], &format!("{pod}/{}", family.host_prefix()), "eth0")?;
-        match family {
-            IpFamily::Ipv4 => {
-                ip(&["-n", name, "route", "add", &node, "dev", "eth0"])?;
-                ip(&["-n", name, "route", "add", "default", "via", &node])?;
-            }
-            IpFamily::Ipv6 => {
-                add_address(&[], &format!("{GATEWAY_V6}/64"), &node_end)?;
-                ip(&["-n", name, "route", "add", "default", "via", GATEWAY_V6, "dev", "eth0"])?;
+        for &address in &sandbox.addresses {
+            let family = IpFamily::of(address);
+            let (pod, node) = (address.to_string(), family.node_address().to_string());
+            ip(&["route", "add", &pod, "dev", &node_end, "src", &node])?;
+            // The prefix is one address, so that packets to other pods go to the node, too.
+            add_address(&["-n", name], &format!("{pod}/{}", family.host_prefix()), "eth0")?;
+            match family {
+                IpFamily::Ipv4 => {
+                    ip(&["-n", name, "route", "add", &node, "dev", "eth0"])?;
+                    ip(&["-n", name, "route", "add", "default", "via", &node])?;
+                }
+                IpFamily::Ipv6 => {
+                    add_address(&[], &format!("{GATEWAY_V6}/64"), &node_end)?;
+                    ip(&["-n", name, "route", "add", "default", "via", GATEWAY_V6, "dev", "eth0"])?;
+                }
             }
         }
         Ok(sandbox)
@@ -179,7 +242,7 @@ impl Network {
         pod: IpAddr,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let name = self.sandbox_name(self.family.pod_number(pod));
+        let name = self.sandbox_name(IpFamily::pod_number(pod));
         let (sender, receiver) = oneshot::channel();
         std::thread::spawn(move || sender.send(enter_namespace(&name).map(|()| work())));
         receiver.await.expect("`work` does not panic")
@@ -197,6 +260,16 @@ impl Drop for Network {
 }
 
 impl Sandbox {
+    /// The pod's primary address.
+    pub fn address(&self) -> IpAddr {
+        self.addresses[0]
+    }
+
+    /// All addresses of the pod, the primary one first.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// The program and its arguments that run the command after them in this namespace.
     pub fn command_prefix(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
@@ -263,8 +336,19 @@ mod tests {
     fn the_number_of_a_pod_is_that_of_its_address() {
         for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
             for number in [1, 255, 256, u16::MAX] {
-                assert_eq!(family.pod_number(family.pod_address(number)), number, "{family:?}");
+                assert_eq!(IpFamily::pod_number(family.pod_address(number)), number, "{family:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_cluster_has_one_version_or_two_different_ones() {
+        for text in ["ipv4", "ipv6", "ipv4,ipv6", "ipv6,ipv4"] {
+            assert_eq!(text.parse::<IpFamilies>().map(|families| families.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "ipv5", "ipv4,", "ipv4,ipv4", "ipv4,ipv6,ipv4", "ipv4, ipv6"] {
+            let error = text.parse::<IpFamilies>().expect_err("refused");
+            assert!(error.contains(text) && error.contains("ipv6,ipv4"), "{error}");
         }
     }
 

@@ -23,7 +23,7 @@ mod volume_folder;
 
 use crate::images::ImageStore;
 use crate::local::Cores;
-use crate::network::Network;
+use crate::network::{IpFamily, Network};
 use crate::wait::wait_for;
 use anyhow::{Context, Result};
 use cgroup::{Controller, Group, ResourceLimits};
@@ -38,7 +38,7 @@ use kubernetes::mirror::Mirror;
 use kubernetes::request;
 use packet_filter::PacketFilter;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 use service_table::ServiceTable;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -113,7 +113,7 @@ impl NodeState {
             images: config.images,
             folder: config.folder,
             client,
-            filter: PacketFilter::new(network.family, ServiceTable::default()),
+            filter: PacketFilter::new(network.families, ServiceTable::default()),
             network,
             api_server: (api_server, 443).into(),
             cores: watch::Sender::new(config.cores.count),
@@ -171,10 +171,13 @@ impl NodeState {
         let condition = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now});
         let cores = format!("{:.0}m", *self.cores.borrow() * 1000.0);
         let resources = json!({"cpu": cores, "memory": "64Gi", "pods": MAX_PODS.to_string()});
-        let address = json!({"type": "InternalIP", "address": self.network.family.node_address().to_string()});
+        let address = |family: IpFamily| json!({"type": "InternalIP", "address": family.node_address().to_string()});
+        // Without this entry, the API server would merge addresses of one type, and refuse the second heartbeat.
+        let replacement = json!({"$patch": "replace"});
+        let addresses: Vec<Value> = self.network.families.all().map(address).chain([replacement]).collect();
         let port = json!({"kubeletEndpoint": {"Port": server::PORT}});
         let status = json!({"status": {"conditions": [condition], "capacity": resources, "allocatable": resources,
-            "addresses": [address], "daemonEndpoints": port}});
+            "addresses": addresses, "daemonEndpoints": port}});
         let nodes = Api::<NodeObject>::all(self.client.clone());
         let (params, patch) = (PatchParams::default(), Patch::Strategic(status));
         let answer = request(nodes.patch_status(&self.name, &params, &patch)).await;
@@ -198,7 +201,7 @@ impl Node {
         watch_services(&mut tasks, &client, filter).await?;
         watch_policies(&mut tasks, &client, filter);
         tasks.spawn(filter.clone().run());
-        dns::serve(filter.services().clone(), shared.network.family.node_address()).await?;
+        dns::serve(filter.services().clone(), shared.network.families.primary.node_address()).await?;
         server::serve(&shared).await?;
         let mut workers = PodWorkers { shared: shared.clone(), updates: BTreeMap::new(), tasks: JoinSet::new() };
         let on_this_node = watcher::Config::default().fields(&format!("spec.nodeName={}", shared.name));

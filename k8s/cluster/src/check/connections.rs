@@ -1,10 +1,12 @@
 //! The check of the NetworkPolicies: for each pair of pods, whether one may connect to the other.
 
 use super::{Fixture, ROLLOUT_TIMEOUT, strangers};
-use crate::network::Network;
+use crate::access::pod_addresses;
+use crate::network::{IpFamily, Network};
 use crate::wait::wait_for;
 use anyhow::{Context, Result, ensure};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -81,8 +83,14 @@ async fn try_all(fixture: &Fixture) -> Result<String> {
             kubectl.run(&[&flag, "wait", "--for=condition=Ready", &name, &timeout]).await?;
         }
     }
-    let addresses = addresses(fixture).await?;
-    let (permitted, dropped) = try_pairs(fixture, &addresses, &PERMITTED).await?;
+    let families = fixture.cluster.local()?.node.network().families;
+    let addresses = addresses(fixture, families.primary).await?;
+    let (mut permitted, mut dropped) = try_pairs(fixture, &addresses, &PERMITTED).await?;
+    if let Some(family) = families.secondary {
+        let (more_permitted, more_dropped) =
+            try_pairs(fixture, &pod_addresses_of(fixture, family).await?, &PERMITTED).await?;
+        (permitted, dropped) = (permitted + more_permitted, dropped + more_dropped);
+    }
     let rules = narrow(fixture).await?;
     let narrowed = try_narrowed(fixture, &addresses).await;
     for (policy, rules) in rules {
@@ -137,31 +145,41 @@ fn labels_of(component: &str) -> Value {
     json!({"app.kubernetes.io/name": "roundhouse", "app.kubernetes.io/component": component})
 }
 
-/// The address of a pod of each component, of each stranger, of the API server and of the name server.
-async fn addresses(fixture: &Fixture) -> Result<BTreeMap<&'static str, SocketAddr>> {
-    let cluster = &fixture.cluster;
-    let mut addresses = BTreeMap::new();
-    for (component, port) in TARGETS {
-        let pods = cluster.pods(component).await?;
-        let pod = pods.first().with_context(|| format!("there is no {component}"))?.name_any();
-        addresses.insert(component, cluster.pod_address(&pod, port).await?);
-    }
-    for pod in ["prometheus", "stranger"] {
-        addresses.insert(pod, cluster.pod_address(pod, strangers::PORT).await?);
-    }
-    let flag = format!("--namespace={OTHER_NAMESPACE}");
-    let outside = cluster.kubectl.run(&[&flag, "get", "pod", "outside", "-o", "jsonpath={.status.podIP}"]).await?;
-    addresses.insert(
-        "outside",
-        SocketAddr::new(outside.parse().context("the pod outside has no address")?, strangers::PORT),
-    );
-    let family = cluster.local()?.node.network().family;
-    addresses.insert("api", (cluster.service_address_in("default", "kubernetes").await?, 443).into());
+/// The address of a pod of each component, of each stranger, of the API server and of the name server. `family` is the
+/// primary one, of which the last two have addresses.
+async fn addresses(fixture: &Fixture, family: IpFamily) -> Result<BTreeMap<&'static str, SocketAddr>> {
+    let mut addresses = pod_addresses_of(fixture, family).await?;
+    let api_server = fixture.cluster.service_address_in("default", "kubernetes").await?;
+    addresses.insert("api", (api_server, 443).into());
     addresses.insert("dns", (family.dns_address(), 53).into());
     Ok(addresses)
 }
 
-/// Tries each peer of `permitted` with every target. Returns how many pairs may connect, and how many may not.
+/// The address of a pod of each component and of each stranger.
+async fn pod_addresses_of(fixture: &Fixture, family: IpFamily) -> Result<BTreeMap<&'static str, SocketAddr>> {
+    let cluster = &fixture.cluster;
+    let mut pods = Vec::new();
+    for (component, port) in TARGETS {
+        let all = cluster.pods(component).await?;
+        pods.push((component, all.into_iter().next().with_context(|| format!("there is no {component}"))?, port));
+    }
+    for (namespace, pod) in [
+        (cluster.kubectl.namespace(), "prometheus"),
+        (cluster.kubectl.namespace(), "stranger"),
+        (OTHER_NAMESPACE, "outside"),
+    ] {
+        let found = Api::<Pod>::namespaced(cluster.client.clone(), namespace).get(pod).await;
+        pods.push((pod, found.with_context(|| format!("get pod {pod}"))?, strangers::PORT));
+    }
+    let address = |(name, pod, port)| {
+        let address = pod_addresses(&pod).into_iter().find(|&address| IpFamily::of(address) == family);
+        Ok((name, SocketAddr::new(address.with_context(|| format!("pod {name} has no address"))?, port)))
+    };
+    pods.into_iter().map(address).collect()
+}
+
+/// Tries each peer of `permitted` with every target that has an address. Returns how many pairs may connect, and how many
+/// may not.
 async fn try_pairs(
     fixture: &Fixture,
     addresses: &BTreeMap<&str, SocketAddr>,
@@ -172,10 +190,8 @@ async fn try_pairs(
     for (peer, targets) in permitted {
         for target in ["dispatcher", "replica", "scaler", "api", "dns", "outside"] {
             // A connection of a pod to itself never leaves the pod.
-            if *peer == target {
-                continue;
-            }
-            let can = can_connect(network, addresses[peer].ip(), target, addresses[target]).await?;
+            let Some(&address) = addresses.get(target).filter(|_| *peer != target) else { continue };
+            let can = can_connect(network, addresses[peer].ip(), target, address).await?;
             if can != targets.contains(&target) {
                 wrong.push(format!("{peer} {} connect to {target}", if can { "can" } else { "cannot" }));
             }

@@ -159,7 +159,7 @@ impl ModelServer {
         for byte in Sha256::digest(&archive) {
             write!(sum, "{byte:02x}").expect("writing to a String never fails");
         }
-        let node = fixture.cluster.local()?.node.network().family.node_address();
+        let node = fixture.cluster.local()?.node.network().families.primary.node_address();
         let listener =
             TcpListener::bind(SocketAddr::from((node, 0))).await.context("listen for requests of the model")?;
         let source = format!("http://{}/resnet-50.tar#sha256={sum}", listener.local_addr()?);

@@ -127,7 +127,7 @@ impl Container {
         let log_folder = placement.log.parent().expect("the log is in the folder of the pods' logs");
         let files = tempfile::tempdir_in(log_folder)
             .with_context(|| format!("create a temporary folder in {}", log_folder.display()))?;
-        write_files(files.path(), placement.sandbox.family, placement.namespace)
+        write_files(files.path(), IpFamily::of(placement.sandbox.address()), placement.namespace)
             .with_context(|| format!("write to {}", files.path().display()))?;
         let mut command = command(config, input, &placement, mounts, files.path())?;
         let mut child = command.spawn().context("start the container's process")?;

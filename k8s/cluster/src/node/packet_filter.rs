@@ -4,7 +4,7 @@
 use super::network_policy::{PolicyInput, PolicyPod, namespace_labels};
 use super::service_table::ServiceTable;
 use super::{RETRY_INTERVAL, ruleset};
-use crate::network::IpFamily;
+use crate::network::IpFamilies;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 /// The objects of which the rules are made. Clones share them.
 #[derive(Clone)]
 pub(super) struct PacketFilter {
-    family: IpFamily,
+    families: IpFamilies,
     services: ServiceTable,
     policies: Arc<Mutex<PolicyInput>>,
     /// The number of changes of the objects.
@@ -29,9 +29,9 @@ pub(super) struct PacketFilter {
 
 impl PacketFilter {
     /// A filter for the Services in `services`. It has no rules until [`Self::run`] is called.
-    pub(super) fn new(family: IpFamily, services: ServiceTable) -> Self {
+    pub(super) fn new(families: IpFamilies, services: ServiceTable) -> Self {
         Self {
-            family,
+            families,
             services,
             policies: Arc::default(),
             changed: watch::Sender::new(0),
@@ -49,19 +49,20 @@ impl PacketFilter {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Adds a pod that has just been given its address, and waits until the rules contain it. If the container started
+    /// Adds a pod that has just been given its addresses, and waits until the rules contain it. If the container started
     /// before, its first connections would be permitted, whatever the policies say.
-    pub(super) async fn add_pod(&self, pod: &Pod, address: IpAddr) {
-        self.policies().pods.insert(address, PolicyPod::new(pod));
+    pub(super) async fn add_pod(&self, pod: &Pod, addresses: &[IpAddr]) {
+        let policy_pod = PolicyPod::new(pod);
+        self.policies().pods.extend(addresses.iter().map(|&address| (address, policy_pod.clone())));
         self.update();
         let count = *self.changed.borrow();
         // An error means that the sender is gone, but `self` has it.
         let _ = self.applied.subscribe().wait_for(|applied| *applied >= count).await;
     }
 
-    /// Removes the pod with this address.
-    pub(super) fn remove_pod(&self, address: IpAddr) {
-        self.policies().pods.remove(&address);
+    /// Removes the pod with these addresses.
+    pub(super) fn remove_pod(&self, addresses: &[IpAddr]) {
+        self.policies().pods.retain(|address, _pod| !addresses.contains(address));
         self.update();
     }
 
@@ -83,7 +84,7 @@ impl PacketFilter {
         let mut applied = String::new();
         loop {
             let count = *changes.borrow_and_update();
-            let rules = ruleset::text(self.family, &self.services.ports(), &self.policies().isolations());
+            let rules = ruleset::text(self.families, &self.services.ports(), &self.policies().isolations());
             let result = if rules == applied { Ok(()) } else { apply(&rules).await };
             match result {
                 Ok(()) => {

@@ -46,9 +46,9 @@ pub(super) async fn run(shared: Arc<NodeState>, mut updates: PodUpdates) {
     let mut worker = PodWorker { state, pod, status, shared };
     match worker.prepare() {
         Ok((config, sandbox, volumes)) => {
-            worker.shared.filter.add_pod(&worker.pod, sandbox.address).await;
+            worker.shared.filter.add_pod(&worker.pod, sandbox.addresses()).await;
             worker.run_until_deleted(&config, &sandbox, volumes, &mut updates).await;
-            worker.shared.filter.remove_pod(sandbox.address);
+            worker.shared.filter.remove_pod(sandbox.addresses());
         }
         Err(error) => {
             worker.set_waiting(worker.state.first(), "CreateContainerConfigError", format!("{error:#}"));
@@ -110,8 +110,8 @@ impl PodWorker {
     fn prepare(&mut self) -> Result<(PodConfig, Sandbox, PodVolumes)> {
         let config = PodConfig::new(&self.pod)?;
         let sandbox = self.shared.network.sandbox()?;
-        self.state.address = Some(sandbox.address);
-        let volumes = PodVolumes::new(self.shared.clone(), self.pod.clone(), sandbox.address)?;
+        self.state.addresses = sandbox.addresses().to_vec();
+        let volumes = PodVolumes::new(self.shared.clone(), self.pod.clone(), sandbox.address())?;
         Ok((config, sandbox, volumes))
     }
 
@@ -245,8 +245,8 @@ impl PodWorker {
             let namespace = self.pod.namespace().unwrap_or_default();
             let names = run.config.environment.objects().collect();
             let objects = object::fetch(&self.shared.client, &namespace, names).await?;
-            let (pod, address) = (&self.pod, run.sandbox.address);
-            let fields = PodFields { pod, address, node: self.shared.network.family.node_address() };
+            let (pod, address) = (&self.pod, run.sandbox.address());
+            let fields = PodFields { pod, address, node: self.shared.network.families.primary.node_address() };
             anyhow::Ok((image, run.config.resolve(fields, &objects)?))
         }
         .await
@@ -278,7 +278,7 @@ impl PodWorker {
         let ContainerRun { slot, config, grace, .. } = run;
         let is_main = slot == ContainerSlot::Main;
         let has_readiness_probe = config.probes.readiness.is_some();
-        let mut prober = Prober::new(&config.probes, run.sandbox.address);
+        let mut prober = Prober::new(&config.probes, run.sandbox.address());
         self.state.container(slot).state = ContainerState::Running { start: Timestamp::now() };
         self.state.is_started = is_main && prober.has_started();
         self.state.set_ready(is_main && !has_readiness_probe && prober.has_started(), Timestamp::now());
@@ -316,7 +316,7 @@ impl PodWorker {
 
     /// Sends the status to the publisher.
     fn publish(&self) {
-        self.status.send_replace(self.state.to_json(self.shared.network.family.node_address()));
+        self.status.send_replace(self.state.to_json(self.shared.network.families.primary.node_address()));
     }
 }
 

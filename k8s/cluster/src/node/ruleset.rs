@@ -5,9 +5,9 @@
 
 use super::network_policy::{Direction, Isolation, Peer, Permission, PortRange};
 use super::service_table::ServicePort;
-use crate::network::{DNS_PORT, IpFamily};
+use crate::network::{DNS_PORT, IpFamilies, IpFamily};
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The name of the table with all rules.
 const TABLE: &str = "roundhouse";
@@ -15,14 +15,16 @@ const TABLE: &str = "roundhouse";
 /// The text that replaces all rules at once. The search for the neighbours of a link is always permitted: without it, a
 /// pod could not reach the node by IPv6. `services` are the ports of the Services, and `isolations` the pods that
 /// permit only some connections.
-pub(super) fn text(family: IpFamily, services: &[ServicePort], isolations: &[Isolation]) -> String {
-    let (range, node, dns) = (family.service_range(), family.node_address(), family.dns_address());
-    let ip = keyword(family);
-    let translations: String = services.iter().filter_map(|port| translation(ip, port)).collect();
-    let dns_translation =
-        format!("    {ip} daddr {dns} udp dport 53 dnat {ip} to {}\n", SocketAddr::from((node, DNS_PORT)));
+pub(super) fn text(families: IpFamilies, services: &[ServicePort], isolations: &[Isolation]) -> String {
+    let (node, dns) = (families.primary.node_address(), families.primary.dns_address());
+    let translations: String = services.iter().filter_map(translation).collect();
+    let name_server = SocketAddr::from((node, DNS_PORT));
+    let ip = keyword(node);
+    let dns_translation = format!("    {ip} daddr {dns} udp dport 53 dnat {ip} to {name_server}\n");
+    let unanswered: String = families.all().map(rejections).collect();
     let (mut chains, mut jumps) = (String::new(), [String::new(), String::new()]);
     for Isolation { address, direction, permitted } in isolations {
+        let ip = keyword(*address);
         let (side, index) = match direction {
             Direction::Egress => ("egress", 0),
             Direction::Ingress => ("ingress", 1),
@@ -54,9 +56,7 @@ table inet {TABLE} {{
     jump services
   }}
   chain unanswered {{
-    {ip} daddr {range} meta l4proto tcp reject with tcp reset
-    {ip} daddr {range} reject
-  }}
+{unanswered}  }}
 {chains}  chain egress {{
 {egress}  }}
   chain ingress {{
@@ -85,16 +85,21 @@ table inet {TABLE} {{
 
 const INFALLIBLE: &str = "writing to a String never fails";
 
-fn keyword(family: IpFamily) -> &'static str {
-    match family {
-        IpFamily::Ipv4 => "ip",
-        IpFamily::Ipv6 => "ip6",
-    }
+/// The name of an address's version of the Internet Protocol in rules.
+fn keyword(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
+}
+
+/// The rules that refuse connections to Services without endpoints.
+fn rejections(family: IpFamily) -> String {
+    let (ip, range) = (keyword(family.node_address()), family.service_range());
+    format!("    {ip} daddr {range} meta l4proto tcp reject with tcp reset\n    {ip} daddr {range} reject\n")
 }
 
 /// The rule that sends each connection to a port of a Service to a random endpoint; `None` if there is no endpoint.
-fn translation(ip: &str, port: &ServicePort) -> Option<String> {
+fn translation(port: &ServicePort) -> Option<String> {
     let ServicePort { address, endpoints } = port;
+    let ip = keyword(address.ip());
     let elements: Vec<_> = endpoints
         .iter()
         .enumerate()
@@ -130,8 +135,10 @@ fn peer_conditions(ip: &str, field: &str, peers: &[Peer]) -> Vec<String> {
     let mut conditions = Vec::new();
     for peer in peers {
         conditions.push(match peer {
+            // An address or a range of the other version of the Internet Protocol holds for no packet of this pod's
+            // address.
+            Peer::Pod(address) if keyword(*address) != ip => continue,
             Peer::Pod(address) => format!("{ip} {field} {address}"),
-            // A range of the other version of the Internet Protocol holds for no packet of this cluster.
             Peer::Block { range, .. } if range.contains(':') != (ip == "ip6") => continue,
             Peer::Block { range, except } if except.is_empty() => format!("{ip} {field} {range}"),
             Peer::Block { range, except } => {
@@ -165,7 +172,7 @@ mod tests {
     #[test]
     fn each_service_with_endpoints_has_a_rule() {
         let services = [port([10, 96, 0, 5], &[2, 3]), port([10, 96, 0, 6], &[])];
-        let text = text(IpFamily::Ipv4, &services, &[]);
+        let text = text(IpFamilies::default(), &services, &[]);
         let rule = "ip daddr 10.96.0.5 tcp dport 80 dnat ip to numgen random mod 2 map { 0 : 10.244.0.2 . 5052, 1 : \
                     10.244.0.3 . 5052 }";
         assert!(text.contains(rule), "{text}");
@@ -189,6 +196,7 @@ mod tests {
             (block("10.0.0.0/8", &[]), None, vec!["ip saddr 10.0.0.0/8 "]),
             (block("10.0.0.0/8", &["10.1.0.0/16"]), None, vec!["ip saddr 10.0.0.0/8 ip saddr != { 10.1.0.0/16 } "]),
             (block("::/0", &[]), None, vec![]),
+            (Some(vec![Peer::Pod("fd00::1".parse().expect("an address"))]), None, vec![]),
         ] {
             let permission = Permission { peers, ports };
             assert_eq!(permission_rules("ip", Direction::Ingress, &permission), expected, "{permission:?}");
@@ -200,7 +208,7 @@ mod tests {
         let permitted = vec![Permission { peers: None, ports: Some(vec![tcp(Some(80..=80))]) }];
         let address = "fd00:10:244::2".parse().expect("an address");
         let isolation = Isolation { address, direction: Direction::Egress, permitted };
-        let text = text(IpFamily::Ipv6, &[], &[isolation]);
+        let text = text("ipv6".parse().expect("a family"), &[], &[isolation]);
         let chain = "  chain egress_fd00_10_244__2 {\n     tcp dport 80-80 return\n    drop\n  }\n";
         assert!(text.contains(chain), "{text}");
         assert!(text.contains("    ip6 saddr fd00:10:244::2 jump egress_fd00_10_244__2\n"), "{text}");

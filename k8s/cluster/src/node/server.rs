@@ -29,7 +29,7 @@ pub(super) async fn serve(shared: &Arc<NodeState>) -> Result<()> {
     write(&certificate, pair.cert.pem())?;
     write(&key, pair.signing_key.serialize_pem())?;
     let tls = Tls::open(certificate, key).context("use the node's certificate")?;
-    let address = SocketAddr::from((shared.network.family.node_address(), PORT));
+    let address = SocketAddr::from((shared.network.families.primary.node_address(), PORT));
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?;
     let samples = UsageSamples::default();
     tokio::spawn(metrics::measure(shared.clone(), samples.clone()));

@@ -74,21 +74,24 @@ impl ServiceTable {
         let objects = self.objects();
         let mut all = Vec::new();
         for (key, service) in &objects.services {
-            let Some(address) = cluster_address(service) else { continue };
             let endpoints = objects.endpoints.get(key).map(Vec::as_slice).unwrap_or_default();
             let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
             for port in ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")) {
                 let Ok(number) = u16::try_from(port.port) else { continue };
                 let name = port.name.as_deref().unwrap_or_default();
-                let mut endpoints: Vec<_> = endpoints.iter().filter_map(|endpoint| endpoint.socket(name)).collect();
-                endpoints.sort();
-                all.push(ServicePort { address: (address, number).into(), endpoints });
+                for address in cluster_addresses(service) {
+                    // A packet keeps its version of the Internet Protocol.
+                    let endpoints = endpoints.iter().filter(|endpoint| endpoint.address.is_ipv4() == address.is_ipv4());
+                    let mut endpoints: Vec<_> = endpoints.filter_map(|endpoint| endpoint.socket(name)).collect();
+                    endpoints.sort();
+                    all.push(ServicePort { address: (address, number).into(), endpoints });
+                }
             }
         }
         all
     }
 
-    /// The addresses of a name such as `dispatcher.shop.svc.cluster.local.`: the cluster address of the Service, or
+    /// The addresses of a name such as `dispatcher.shop.svc.cluster.local.`: the cluster addresses of the Service, or
     /// those of the ready endpoints if the Service is headless. `None` if there is no such Service.
     pub(super) fn resolve(&self, name: &str) -> Option<Vec<IpAddr>> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -96,8 +99,9 @@ impl ServiceTable {
         let key = ServiceKey { namespace: namespace.to_owned(), name: service.to_owned() };
         let objects = self.objects();
         let service = objects.services.get(&key)?;
-        if let Some(address) = cluster_address(service) {
-            return Some(vec![address]);
+        let own = cluster_addresses(service);
+        if !own.is_empty() {
+            return Some(own);
         }
         Some(objects.endpoints.get(&key).into_iter().flatten().map(|endpoint| endpoint.address).collect())
     }
@@ -147,10 +151,12 @@ fn ready_in(object: &Endpoints) -> Vec<ReadyEndpoint> {
     all
 }
 
-/// The cluster address of a Service. `None` if the Service is headless, which the text `None` in its specification
-/// says.
-fn cluster_address(service: &Service) -> Option<IpAddr> {
-    service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()
+/// The cluster addresses of a Service, one of each version of the Internet Protocol that it has. None if the Service is
+/// headless, which the text `None` in its specification says.
+fn cluster_addresses(service: &Service) -> Vec<IpAddr> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let all = spec.cluster_ips.as_deref().unwrap_or(spec.cluster_ip.as_slice());
+    all.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -208,6 +214,24 @@ mod tests {
             let address = ([10, 96, 0, 5], 80).into();
             assert_eq!(table.ports(), [ServicePort { address, endpoints: vec![socket(2, 5052), socket(3, 5052)] }]);
         }
+    }
+
+    #[test]
+    fn each_address_of_a_dual_stack_service_has_the_endpoints_of_its_own_version() {
+        let service = json!({"metadata": {"name": "two", "namespace": "shop"}, "spec": {"clusterIP": "10.96.0.5",
+            "clusterIPs": ["10.96.0.5", "fd00:10:96::5"], "ports": [{"port": 80}]}});
+        let slice = |kind: &str, address: &str| {
+            let slice = json!({"metadata": {"namespace": "shop", "labels": {SERVICE_LABEL: "two"}}, "addressType": kind,
+                "endpoints": [{"addresses": [address]}], "ports": [{"port": 5052}]});
+            Arc::new(serde_json::from_value(slice).expect("an EndpointSlice"))
+        };
+        let table = ServiceTable::default();
+        table.set_services(vec![Arc::new(serde_json::from_value(service).expect("a Service"))]);
+        table.set_slices(vec![slice("IPv4", "10.244.0.2"), slice("IPv6", "fd00:10:244::2")]);
+        let found = table.ports().into_iter().map(|port| format!("{} {:?}", port.address, port.endpoints));
+        let expected = ["10.96.0.5:80 [10.244.0.2:5052]", "[fd00:10:96::5]:80 [[fd00:10:244::2]:5052]"];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        assert_eq!(table.resolve("two.shop.svc.cluster.local").map(|found| found.len()), Some(2));
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub(super) enum ContainerSlot {
 pub(super) struct PodState {
     /// The time at which the node first saw the pod.
     pub seen: Timestamp,
-    /// The pod's address; `None` before the pod has one.
-    pub address: Option<IpAddr>,
+    /// The pod's addresses, the primary one first; empty before the pod has its network.
+    pub addresses: Vec<IpAddr>,
     /// The init containers, in the order in which they run.
     init: Vec<ContainerStatus>,
     /// The container that runs after the init containers.
@@ -94,7 +94,7 @@ impl PodState {
         let initialized = init.is_empty().then_some(now);
         Self {
             seen: now,
-            address: None,
+            addresses: Vec::new(),
             init: init.into_iter().map(|container| ContainerStatus::new(Some(container), reason)).collect(),
             main: ContainerStatus::new(spec.and_then(|spec| spec.containers.first()), reason),
             is_started: false,
@@ -151,9 +151,9 @@ impl PodState {
             "initContainerStatuses": init.collect::<Vec<Value>>(),
             "containerStatuses": [self.main.to_json(self.is_ready, self.is_started)],
         });
-        if let Some(address) = self.address {
-            status["podIP"] = address.to_string().into();
-            status["podIPs"] = json!([{"ip": address.to_string()}]);
+        if let Some(primary) = self.addresses.first() {
+            status["podIP"] = primary.to_string().into();
+            status["podIPs"] = self.addresses.iter().map(|address| json!({"ip": address.to_string()})).collect();
         }
         json!({ "status": status })
     }

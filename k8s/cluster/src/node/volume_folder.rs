@@ -124,8 +124,11 @@ impl PodVolumes {
         for token in volume.tokens() {
             tokens.insert(token.clone(), self.token(token, config).await?);
         }
-        let fields =
-            PodFields { pod: &self.pod, address: self.address, node: self.shared.network.family.node_address() };
+        let fields = PodFields {
+            pod: &self.pod,
+            address: self.address,
+            node: self.shared.network.families.primary.node_address(),
+        };
         let files = volume.files(fields, &objects, &tokens)?;
         let folder = self.folder.path().join(name);
         if self.written.get(name) != Some(&files) {
