@@ -69,7 +69,7 @@ impl FromStr for IpFamilies {
     fn from_str(text: &str) -> Result<Self, String> {
         let family = |name: &str| <IpFamily as ValueEnum>::from_str(name, false);
         let (primary, secondary) = match text.split_once(',') {
-            Some((first, second)) => (family(first), Some(second).map(family).transpose()),
+            Some((first, second)) => (family(first), family(second).map(Some)),
             None => (family(text), Ok(None)),
         };
         match (primary, secondary) {

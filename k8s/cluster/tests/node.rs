@@ -9,7 +9,7 @@ use cluster::control_plane::ControlPlane;
 use cluster::images::ImageStore;
 use cluster::kubectl::Kubectl;
 use cluster::local::Cores;
-use cluster::network::{IpFamily, Network};
+use cluster::network::{IpFamilies, Network};
 use cluster::node::{Node, NodeConfig};
 use cluster::paths::root;
 use cluster::prerequisites::{self, Prerequisites};
@@ -59,10 +59,10 @@ impl TestCluster {
             }
         };
         let group = OwnControlGroup::enter()?;
-        let network = Network::enter(IpFamily::default())?;
+        let network = Network::enter(IpFamilies::default())?;
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
-        let control_plane = ControlPlane::start(binaries, path("control-plane"), network.family).await?;
+        let control_plane = ControlPlane::start(binaries, path("control-plane"), network.families).await?;
         let client = control_plane.client().await?;
         let images = ImageStore::new(path("images"));
         images.gather("shell", &fs::canonicalize("/bin/sh")?)?;
