@@ -206,6 +206,12 @@ mod tests {
     }
 
     #[test]
+    fn the_other_programs_know_the_environment_variables() {
+        let missing = service::variables::missing(&<Args as clap::CommandFactory>::command());
+        assert!(missing.is_empty(), "add {missing:?} to service::variables");
+    }
+
+    #[test]
     fn an_error_names_the_refused_flag_or_its_value() {
         assert!(config(&[]).is_ok());
         for (flags, word) in [

@@ -36,6 +36,8 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_describes_the_server() {
         Program::command().debug_assert();
+        let missing = service::variables::missing(&Program::command());
+        assert!(missing.is_empty(), "add {missing:?} to service::variables");
         let help = Program::command().render_long_help().to_string();
         for text in ["Classifies images", "quantize", "accuracy", "fetch", "--min-agreement", "curl -H"] {
             assert!(help.contains(text), "{text}: {help}");

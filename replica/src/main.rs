@@ -6,6 +6,7 @@ use replica::command::{Command, Program};
 use replica::config::{Args, Config};
 use replica::{accuracy, fetch, quantise, server};
 use service::telemetry::{self, latency_buckets};
+use service::variables;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
 fn run_server(args: Args, main_entered: Instant) -> Result<()> {
     let buckets = latency_buckets(None, args.request_limits.deadline);
     let metrics = telemetry::start(&args.process.log, &buckets)?;
+    variables::warn_of_unknown();
     let config = Config::try_from(args)?;
     server::run(config, metrics, main_entered)?;
     // Returning would run libtorch's destructors. They take 100 ms, and the operating system frees the memory anyway.

@@ -201,6 +201,12 @@ mod tests {
     }
 
     #[test]
+    fn the_other_programs_know_the_environment_variables() {
+        let missing = service::variables::missing(&Cli::command());
+        assert!(missing.is_empty(), "add {missing:?} to service::variables");
+    }
+
+    #[test]
     fn readings_come_from_dispatchers_or_from_prometheus() {
         for flags in
             [&[][..], &["--dispatcher=a:1"], &["--dispatcher=a:1", "--dispatcher=dns:b:2"], &["--dispatcher=a:1,b:2"]]

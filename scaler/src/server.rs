@@ -24,7 +24,7 @@ use serde_json::json;
 use service::admin::Admin;
 use service::readiness::Readiness;
 use service::respond::{self, Reply};
-use service::{shutdown, telemetry};
+use service::{shutdown, telemetry, variables};
 use std::fs::{File, TryLockError};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -66,6 +66,7 @@ struct NamedDecision<'a> {
 /// of the scaler has ended.
 pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
     let exporter = telemetry::start(&args.process.log, &telemetry::LATENCY_BUCKETS)?;
+    variables::warn_of_unknown();
     metrics::describe();
     let config = Config::new(args, given, laws)?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(config, exporter))

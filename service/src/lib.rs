@@ -21,4 +21,5 @@ pub mod telemetry;
 pub mod tls;
 pub mod trace;
 pub mod upgrade;
+pub mod variables;
 pub mod wire;
