@@ -3,7 +3,7 @@
 mod file;
 pub mod scaling;
 
-use crate::control::ControlSettings;
+use crate::control::{Actuation, ControlSettings};
 use crate::{headroom, laws, status};
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
@@ -71,6 +71,10 @@ pub struct Args {
     /// Address that serves /metrics, /status and /decisions; port 0 picks a free port, which is printed
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "127.0.0.1:5053")]
     pub listen: SocketAddr,
+    /// Address that answers KEDA over gRPC, such as [::]:5054, for ScaledObjects with a trigger of type external-push;
+    /// needs a target with --advise
+    #[arg(long, env = "ROUNDHOUSE_KEDA_LISTEN", value_name = "ADDRESS")]
+    pub keda_listen: Option<SocketAddr>,
     /// Flags that every program has
     #[command(flatten)]
     pub process: ProcessFlags,
@@ -84,6 +88,8 @@ pub struct Args {
 pub struct Config {
     /// The address that serves the admin paths.
     pub listen: SocketAddr,
+    /// The address that answers KEDA; `None` if KEDA is not answered.
+    pub keda_listen: Option<SocketAddr>,
     /// Whether the program stops when its parent process ends.
     pub exit_with_parent: bool,
     /// The targets and the settings of their control loops; at least one target.
@@ -115,7 +121,7 @@ impl Config {
     /// # Errors
     /// If a flag is out of range or contradicts another flag, or the file cannot be read or has such a flag.
     pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
-        let Args { config, listen, process, section } = args;
+        let Args { config, listen, keda_listen, process, section } = args;
         let targets = match config {
             None => {
                 let name = section.target.to_string();
@@ -128,7 +134,11 @@ impl Config {
                 read(&file, laws).with_context(|| format!("read {}", file.display()))?
             }
         };
-        Ok(Self { listen, exit_with_parent: process.exit_with_parent, targets })
+        ensure!(
+            keda_listen.is_none() || targets.iter().any(|(settings, _)| settings.actuation == Actuation::Advice),
+            "--keda-listen needs a target with --advise: KEDA scales only what this scaler leaves alone"
+        );
+        Ok(Self { listen, keda_listen, exit_with_parent: process.exit_with_parent, targets })
     }
 }
 
@@ -277,6 +287,9 @@ mod tests {
             (&["--deletion-cost", "--target=statefulset:shop/a"], "--deletion-cost needs a target whose pods"),
             (&["--headroom=2"], "--headroom needs a target on Kubernetes"),
             (&["--advise"], "--advise needs a target on Kubernetes"),
+            (&["--keda-listen=127.0.0.1:0"], "--keda-listen needs a target with --advise"),
+            (&["--keda-listen=127.0.0.1:0", "--target=deployment:shop/a", "--dry-run"], "needs a target with --advise"),
+            (&["--keda-listen=5054", "--target=deployment:shop/a", "--advise"], "--keda-listen <ADDRESS>"),
             (&["--advise", "--dry-run", "--target=deployment:shop/a"], "cannot be used with"),
             (
                 &["--headroom=0", "--target=deployment:shop/a"],

@@ -6,6 +6,7 @@ pub mod control;
 pub mod decision;
 pub mod hand_over;
 pub mod headroom;
+pub mod keda;
 pub mod laws;
 pub mod leader;
 pub mod log_limiter;

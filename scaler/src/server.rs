@@ -1,11 +1,12 @@
 //! Runs the control loops, targets, elections and admin paths, and stops them when the program ends.
 
-use crate::advice::AdvisedTarget;
+use crate::advice::{AdvisedTarget, AdvisedTargets};
 use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
 use crate::control::{Actuation, Control, ControlSettings};
 use crate::decision::{Decision, Journal};
 use crate::headroom;
+use crate::keda;
 use crate::leader::{self, Candidate, CandidateSpec, Term};
 use crate::metrics;
 use crate::target::processes::ProcessesSpec;
@@ -74,6 +75,10 @@ pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
 
 async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let listener = service::server::listen(config.listen).await?;
+    let keda_listener = match config.keda_listen {
+        Some(address) => Some(service::server::listen_as("answering KEDA on ", address).await?),
+        None => None,
+    };
     let mut all = Vec::new();
     for (settings, target) in config.targets {
         let name = settings.name.clone();
@@ -84,6 +89,8 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let targets: Arc<[TargetView]> = all.iter().map(RunningTarget::view).collect();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
+    let advised: AdvisedTargets = all.iter().filter_map(|running| running.advised.clone()).collect();
+    let keda = keda_listener.map(|listener| keda::Server::start(listener, advised.clone()));
     let ended = select_all(all.iter_mut().map(|running| Box::pin(running.run())));
     let failure = tokio::select! {
         (error, ..) = ended => Err(error),
@@ -92,6 +99,9 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
             Ok(())
         }
     };
+    if let Some(keda) = keda {
+        keda.stop().await;
+    }
     let stopped = join_all(all.into_iter().map(RunningTarget::stop)).await;
     failure.and(stopped.into_iter().collect())
 }

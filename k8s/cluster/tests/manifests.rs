@@ -110,9 +110,9 @@ fn all_manifests() -> Option<Vec<Manifest>> {
     Some(all)
 }
 
-/// Whether an object is one of the Prometheus Operator, which the schemas of Kubernetes do not have.
+/// Whether an object is one of the Prometheus Operator or of KEDA, which the schemas of Kubernetes do not have.
 fn is_of_operator(object: &Value) -> bool {
-    object["apiVersion"] == "monitoring.coreos.com/v1"
+    object["apiVersion"] == "monitoring.coreos.com/v1" || object["apiVersion"] == "keda.sh/v1alpha1"
 }
 
 /// Whether an object has pods with an image as a volume, which old schemas do not have.
@@ -335,7 +335,7 @@ fn a_replica_with_a_gpu_has_an_image_and_a_node_for_it_and_its_rollout_needs_no_
 }
 
 /// The folders of the kustomizations for clusters to which images are loaded.
-const LOCAL: [&str; 4] = ["minikube", "kind", "monitoring", "hpa"];
+const LOCAL: [&str; 5] = ["minikube", "kind", "monitoring", "hpa", "keda"];
 
 #[test]
 fn own_images_have_the_version_and_a_name_that_no_registry_can_have() {
@@ -460,6 +460,47 @@ fn only_dispatchers_and_prometheus_may_connect_to_replicas() {
         assert!(spec["egress"].is_null(), "{place}: a replica must not open connections");
         assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]), "{place}");
     }
+}
+
+#[test]
+fn the_overlay_for_keda_lets_keda_reach_a_scaler_that_only_reads() {
+    let Some(text) = build(&root().join("k8s/overlays/keda")) else { return };
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");
+    let object = |kind: &str, name: &str| {
+        let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+        found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+    };
+    let scaled_object = &object("ScaledObject", "replica")["spec"];
+    let settings = &object("ConfigMap", "roundhouse-defaults")["data"];
+    for (field, variable) in [("minReplicaCount", "ROUNDHOUSE_MIN"), ("maxReplicaCount", "ROUNDHOUSE_MAX")] {
+        assert_eq!(scaled_object[field].to_string(), settings[variable].as_str().expect("text"), "{field}");
+    }
+    let reference = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "replica"});
+    assert_eq!(scaled_object["scaleTargetRef"], reference);
+    object("Deployment", "replica");
+
+    let scaler = &object("Deployment", "scaler")["spec"]["template"]["spec"]["containers"][0];
+    let has = |list: &str, wanted: Value| scaler[list].as_array().expect("a list").contains(&wanted);
+    assert!(has("env", json!({"name": "ROUNDHOUSE_ADVISE", "value": "true"})));
+    assert!(has("args", json!("--target=deployment:$(NAMESPACE)/replica")));
+    assert!(has("args", json!("--keda-listen=[::]:5054")));
+    assert!(has("ports", json!({"name": "keda", "containerPort": 5054})));
+    let service = object("Service", "scaler");
+    let port = &service["spec"]["ports"][0];
+    assert_eq!((&port["port"], &port["targetPort"]), (&json!(5054), &json!("keda")));
+    let trigger = &scaled_object["triggers"][0];
+    let namespace = service["metadata"]["namespace"].as_str().expect("a namespace");
+    let metadata = json!({"scalerAddress": format!("scaler.{namespace}.svc:5054"), "target": "replica"});
+    assert_eq!((&trigger["type"], &trigger["metadata"]), (&json!("external-push"), &metadata));
+    let admitted = &object("NetworkPolicy", "scaler-keda")["spec"]["ingress"][0];
+    assert_eq!(admitted["ports"], json!([{"port": "keda"}]));
+
+    let rules = object("Role", "scaler")["rules"].as_array().expect("rules");
+    let verbs = rules.iter().flat_map(|rule| rule["verbs"].as_array().expect("verbs"));
+    assert_eq!(verbs.filter_map(Value::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(["list", "watch"]));
+    let resources = rules.iter().flat_map(|rule| rule["resources"].as_array().expect("resources"));
+    let resources = resources.filter_map(Value::as_str).collect::<BTreeSet<_>>();
+    assert_eq!(resources, BTreeSet::from(["deployments", "events", "pods"]));
 }
 
 #[test]

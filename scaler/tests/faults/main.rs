@@ -16,6 +16,7 @@ mod clock;
 mod cluster;
 mod fake_dispatcher;
 mod history;
+mod keda;
 mod metrics;
 mod program;
 mod real_dispatcher;
@@ -43,6 +44,7 @@ async fn faults_of_the_cluster_never_scale_down() {
         cluster::the_scaler_may_not_scale(shared()).boxed_local(),
         rivals::one_leads_and_the_other_takes_over(shared()).boxed_local(),
         rivals::a_list_has_one_scaler().boxed_local(),
+        keda::keda_is_advised_and_nothing_is_written(shared()).boxed_local(),
     ])
     .await;
 }

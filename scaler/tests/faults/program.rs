@@ -1,6 +1,6 @@
 //! The scaler as a child process, observed through its log, its HTTP paths and its commands.
 
-use crate::control_plane::TIMEOUT;
+use crate::control_plane::{TIMEOUT, wait_for};
 use hyper::StatusCode;
 use serde_json::Value;
 use service::fetch;
@@ -24,6 +24,8 @@ pub(crate) struct Scaler {
     pub(crate) address: String,
     /// The lines of the scaler's log, each with the time at which it was read.
     log: Arc<Mutex<Vec<(Instant, String)>>>,
+    /// The lines that the scaler has printed after its address.
+    printed: Arc<Mutex<Vec<String>>>,
 }
 
 /// The command that runs the scaler with these flags on a free port.
@@ -58,8 +60,23 @@ impl Scaler {
         let address = address
             .unwrap_or_else(|| panic!("the scaler printed {line:?} instead of its address; its log: {log:?}"))
             .to_owned();
-        tokio::spawn(async move { while let Ok(Some(_line)) = printed.next_line().await {} });
-        Self { child, address, log }
+        let later = Arc::new(Mutex::new(Vec::new()));
+        let kept = later.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = printed.next_line().await {
+                kept.lock().expect("no thread panics while it holds the lock").push(line);
+            }
+        });
+        Self { child, address, log, printed: later }
+    }
+
+    /// Waits until the scaler has printed a line that begins with `start`. Returns the rest of the line.
+    pub(crate) async fn wait_for_line(&self, start: &str) -> String {
+        wait_for(start, async || {
+            let printed = self.printed.lock().expect("no thread panics while it holds the lock");
+            printed.iter().find_map(|line| line.strip_prefix(start)).map(str::to_owned)
+        })
+        .await
     }
 
     /// The scaler's latest decision.
