@@ -3,7 +3,7 @@
 mod file;
 pub mod scaling;
 
-use crate::control::ControlSettings;
+use crate::control::{Actuation, ControlSettings};
 use crate::{headroom, laws, status};
 use anyhow::{Context, Result, bail, ensure};
 use clap::parser::ValueSource;
@@ -71,6 +71,18 @@ pub struct Args {
     /// Address that serves /metrics, /status and /decisions; port 0 picks a free port, which is printed
     #[arg(long, env = "ROUNDHOUSE_LISTEN", default_value = "127.0.0.1:5053")]
     pub listen: SocketAddr,
+    /// Address that serves the recommendations of targets with --advise to an HPA: the API external.metrics.k8s.io, over
+    /// TLS, such as [::]:5443
+    #[arg(long, env = "ROUNDHOUSE_EXTERNAL_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub external_metrics_listen: Option<SocketAddr>,
+    /// PEM file with the certificate chain of that address; by default the program makes a certificate that signs itself,
+    /// for an APIService with insecureSkipTLSVerify. The program reads the file again when it changes
+    #[arg(long, env = "ROUNDHOUSE_EXTERNAL_METRICS_CERTIFICATE", value_name = "FILE")]
+    #[arg(requires_all = ["external_metrics_key", "external_metrics_listen"])]
+    pub external_metrics_certificate: Option<PathBuf>,
+    /// PEM file with the private key of that certificate; the program reads the file again when it changes
+    #[arg(long, env = "ROUNDHOUSE_EXTERNAL_METRICS_KEY", value_name = "FILE", requires = "external_metrics_certificate")]
+    pub external_metrics_key: Option<PathBuf>,
     /// Flags that every program has
     #[command(flatten)]
     pub process: ProcessFlags,
@@ -84,10 +96,21 @@ pub struct Args {
 pub struct Config {
     /// The address that serves the admin paths.
     pub listen: SocketAddr,
+    /// The address that serves recommendations to an HPA; `None` if there is none.
+    pub external_metrics: Option<ExternalMetricsConfig>,
     /// Whether the program stops when its parent process ends.
     pub exit_with_parent: bool,
     /// The targets and the settings of their control loops; at least one target.
     pub targets: Vec<(ControlSettings, TargetSpec)>,
+}
+
+/// The server of the API external.metrics.k8s.io.
+#[derive(Debug)]
+pub struct ExternalMetricsConfig {
+    /// The address that serves the API.
+    pub listen: SocketAddr,
+    /// The files with the certificate chain and its key; `None` for a certificate that signs itself.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Cli {
@@ -115,7 +138,10 @@ impl Config {
     /// # Errors
     /// If a flag is out of range or contradicts another flag, or the file cannot be read or has such a flag.
     pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
-        let Args { config, listen, process, section } = args;
+        let Args { config, listen, process, section, .. } = args;
+        let certificate = args.external_metrics_certificate.zip(args.external_metrics_key);
+        let external_metrics =
+            args.external_metrics_listen.map(|listen| ExternalMetricsConfig { listen, certificate });
         let targets = match config {
             None => {
                 let name = section.target.to_string();
@@ -128,7 +154,12 @@ impl Config {
                 read(&file, laws).with_context(|| format!("read {}", file.display()))?
             }
         };
-        Ok(Self { listen, exit_with_parent: process.exit_with_parent, targets })
+        let is_advised = targets.iter().any(|(settings, _)| settings.actuation == Actuation::Advice);
+        ensure!(
+            external_metrics.is_none() || is_advised,
+            "--external-metrics-listen needs a target with --advise: there is no recommendation for an HPA otherwise"
+        );
+        Ok(Self { listen, external_metrics, exit_with_parent: process.exit_with_parent, targets })
     }
 }
 
@@ -271,6 +302,14 @@ mod tests {
             (&["--deletion-cost", "--target=statefulset:shop/a"], "--deletion-cost needs a target whose pods"),
             (&["--headroom=2"], "--headroom needs a target on Kubernetes"),
             (&["--advise"], "--advise needs a target on Kubernetes"),
+            (&["--external-metrics-listen=127.0.0.1:1"], "--external-metrics-listen needs a target with --advise"),
+            (&["--external-metrics-listen=5443"], "--external-metrics-listen <ADDRESS>"),
+            (&["--external-metrics-certificate=a", "--external-metrics-key=b"], "--external-metrics-listen <ADDRESS>"),
+            (
+                &["--external-metrics-listen=[::]:1", "--external-metrics-certificate=a"],
+                "--external-metrics-key <FILE>",
+            ),
+            (&["--external-metrics-key=b"], "--external-metrics-certificate <FILE>"),
             (&["--advise", "--dry-run", "--target=deployment:shop/a"], "cannot be used with"),
             (
                 &["--headroom=0", "--target=deployment:shop/a"],

@@ -1,10 +1,11 @@
 //! Runs the control loops, targets, elections and admin paths, and stops them when the program ends.
 
-use crate::advice::AdvisedTarget;
+use crate::advice::{AdvisedTarget, AdvisedTargets};
 use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
 use crate::control::{Actuation, Control, ControlSettings};
 use crate::decision::{Decision, Journal};
+use crate::external_metrics::ExternalMetrics;
 use crate::headroom;
 use crate::leader::{self, Candidate, CandidateSpec, Term};
 use crate::metrics;
@@ -73,6 +74,10 @@ pub fn run(args: Args, given: &ArgMatches, laws: &Table) -> Result<()> {
 
 async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let listener = service::server::listen(config.listen).await?;
+    let external_metrics = match config.external_metrics {
+        Some(config) => Some(ExternalMetrics::bind(config).await?),
+        None => None,
+    };
     let mut all = Vec::new();
     for (settings, target) in config.targets {
         let name = settings.name.clone();
@@ -83,6 +88,8 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     let targets: Arc<[TargetView]> = all.iter().map(RunningTarget::view).collect();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&admin, &targets, &request));
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
+    let advised: AdvisedTargets = all.iter().filter_map(|running| running.advised.clone()).collect();
+    external_metrics.map(|server| tokio::spawn(server.serve(advised)));
     let ended = select_all(all.iter_mut().map(|running| Box::pin(running.run())));
     let failure = tokio::select! {
         (error, ..) = ended => Err(error),
