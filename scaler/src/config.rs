@@ -81,7 +81,12 @@ pub struct Args {
     #[arg(requires_all = ["external_metrics_key", "external_metrics_listen"])]
     pub external_metrics_certificate: Option<PathBuf>,
     /// PEM file with the private key of that certificate; the program reads the file again when it changes
-    #[arg(long, env = "ROUNDHOUSE_EXTERNAL_METRICS_KEY", value_name = "FILE", requires = "external_metrics_certificate")]
+    #[arg(
+        long,
+        env = "ROUNDHOUSE_EXTERNAL_METRICS_KEY",
+        value_name = "FILE",
+        requires = "external_metrics_certificate"
+    )]
     pub external_metrics_key: Option<PathBuf>,
     /// Flags that every program has
     #[command(flatten)]
@@ -140,8 +145,7 @@ impl Config {
     pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
         let Args { config, listen, process, section, .. } = args;
         let certificate = args.external_metrics_certificate.zip(args.external_metrics_key);
-        let external_metrics =
-            args.external_metrics_listen.map(|listen| ExternalMetricsConfig { listen, certificate });
+        let external_metrics = args.external_metrics_listen.map(|listen| ExternalMetricsConfig { listen, certificate });
         let targets = match config {
             None => {
                 let name = section.target.to_string();

@@ -47,7 +47,7 @@ enum ApiError {
 }
 
 /// The bound address of the API and its certificate.
-pub(crate) struct ExternalMetrics {
+pub struct ExternalMetrics {
     listener: TcpListener,
     tls: Tls,
 }
@@ -57,7 +57,7 @@ impl ExternalMetrics {
     ///
     /// # Errors
     /// If the address is in use, or the certificate cannot be used.
-    pub(crate) async fn bind(config: ExternalMetricsConfig) -> Result<Self> {
+    pub async fn bind(config: ExternalMetricsConfig) -> Result<Self> {
         let tls = match config.certificate {
             Some((certificate, key)) => {
                 Tls::open(certificate, key).context("--external-metrics-certificate and --external-metrics-key")?
@@ -69,7 +69,7 @@ impl ExternalMetrics {
     }
 
     /// Serves the advice for ever.
-    pub(crate) async fn serve(self, advised: AdvisedTargets) {
+    pub async fn serve(self, advised: AdvisedTargets) {
         let handle = move |request: Request<Incoming>| {
             let uri = request.uri();
             let answer = answer(&advised, request.method(), uri.path(), uri.query(), request.headers());

@@ -4,7 +4,7 @@ pub mod advice;
 pub mod config;
 pub mod control;
 pub mod decision;
-mod external_metrics;
+pub mod external_metrics;
 pub mod hand_over;
 pub mod headroom;
 pub mod laws;
