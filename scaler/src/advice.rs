@@ -56,13 +56,21 @@ pub enum NoAdvice {
 }
 
 impl AdvisedTarget {
+    /// The latest advice.
+    ///
+    /// # Errors
+    /// If no figures have come for [`MAX_AGE`].
+    pub fn latest(&self) -> Result<Advice, NoAdvice> {
+        let advice = self.advice.borrow().filter(|advice| advice.confirmed.elapsed() < MAX_AGE);
+        advice.ok_or_else(|| NoAdvice::Stale(self.name.flag()))
+    }
+
     /// The recommended number of replicas.
     ///
     /// # Errors
     /// If no figures have come for [`MAX_AGE`].
     pub fn replicas(&self) -> Result<usize, NoAdvice> {
-        let advice = self.advice.borrow().filter(|advice| advice.confirmed.elapsed() < MAX_AGE);
-        advice.map(|advice| advice.replicas).ok_or_else(|| NoAdvice::Stale(self.name.flag()))
+        self.latest().map(|advice| advice.replicas)
     }
 }
 
@@ -84,18 +92,23 @@ impl AdvisedTargets {
     /// # Errors
     /// If there is no such target, or there are several.
     pub fn find(&self, namespace: &str, target: Option<&str>) -> Result<&AdvisedTarget, NoAdvice> {
-        let fits = |advised: &&AdvisedTarget| {
-            let ScalableName { namespace: own, name, .. } = &advised.name;
-            own == namespace && target.is_none_or(|target| target == name || target == advised.name.flag())
-        };
-        let found: Vec<&AdvisedTarget> = self.0.iter().filter(fits).collect();
+        let wanted =
+            target.map_or_else(|| format!("target in {namespace}"), |target| format!("{target} in {namespace}"));
+        self.only(wanted, |ScalableName { namespace: own, name, .. }, flag| {
+            own == namespace && target.is_none_or(|target| target == name || target == flag)
+        })
+    }
+
+    /// The only target for which `fits` is true. `fits` gets its name and its value of `--target`. `wanted` describes the
+    /// target for messages.
+    ///
+    /// # Errors
+    /// If there is no such target, or there are several.
+    pub fn only(&self, wanted: String, fits: impl Fn(&ScalableName, &str) -> bool) -> Result<&AdvisedTarget, NoAdvice> {
+        let found: Vec<_> = self.0.iter().filter(|advised| fits(&advised.name, &advised.name.flag())).collect();
         match found[..] {
             [only] => Ok(only),
-            [] => {
-                let wanted = target
-                    .map_or_else(|| format!("target in {namespace}"), |target| format!("{target} in {namespace}"));
-                Err(NoAdvice::Unknown { wanted, advised: names(self.0.iter()) })
-            }
+            [] => Err(NoAdvice::Unknown { wanted, advised: names(self.0.iter()) }),
             _ => Err(NoAdvice::Ambiguous(names(found))),
         }
     }

@@ -75,6 +75,23 @@ pub struct Args {
     /// needs a target with --advise
     #[arg(long, env = "ROUNDHOUSE_KEDA_LISTEN", value_name = "ADDRESS")]
     pub keda_listen: Option<SocketAddr>,
+    /// Address that serves the recommendations of targets with --advise to an HPA: the API external.metrics.k8s.io, over
+    /// TLS, such as [::]:5443
+    #[arg(long, env = "ROUNDHOUSE_EXTERNAL_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub external_metrics_listen: Option<SocketAddr>,
+    /// PEM file with the certificate chain of that address; by default the program makes a certificate that signs itself,
+    /// for an APIService with insecureSkipTLSVerify. The program reads the file again when it changes
+    #[arg(long, env = "ROUNDHOUSE_EXTERNAL_METRICS_CERTIFICATE", value_name = "FILE")]
+    #[arg(requires_all = ["external_metrics_key", "external_metrics_listen"])]
+    pub external_metrics_certificate: Option<PathBuf>,
+    /// PEM file with the private key of that certificate; the program reads the file again when it changes
+    #[arg(
+        long,
+        env = "ROUNDHOUSE_EXTERNAL_METRICS_KEY",
+        value_name = "FILE",
+        requires = "external_metrics_certificate"
+    )]
+    pub external_metrics_key: Option<PathBuf>,
     /// Flags that every program has
     #[command(flatten)]
     pub process: ProcessFlags,
@@ -90,10 +107,21 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address that answers KEDA; `None` if KEDA is not answered.
     pub keda_listen: Option<SocketAddr>,
+    /// The address that serves recommendations to an HPA; `None` if there is none.
+    pub external_metrics: Option<ExternalMetricsConfig>,
     /// Whether the program stops when its parent process ends.
     pub exit_with_parent: bool,
     /// The targets and the settings of their control loops; at least one target.
     pub targets: Vec<(ControlSettings, TargetSpec)>,
+}
+
+/// The server of the API external.metrics.k8s.io.
+#[derive(Debug)]
+pub struct ExternalMetricsConfig {
+    /// The address that serves the API.
+    pub listen: SocketAddr,
+    /// The files with the certificate chain and its key; `None` for a certificate that signs itself.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 impl Cli {
@@ -121,7 +149,9 @@ impl Config {
     /// # Errors
     /// If a flag is out of range or contradicts another flag, or the file cannot be read or has such a flag.
     pub fn new(args: Args, given: &ArgMatches, laws: &Table) -> Result<Self> {
-        let Args { config, listen, keda_listen, process, section } = args;
+        let Args { config, listen, keda_listen, process, section, .. } = args;
+        let certificate = args.external_metrics_certificate.zip(args.external_metrics_key);
+        let external_metrics = args.external_metrics_listen.map(|listen| ExternalMetricsConfig { listen, certificate });
         let targets = match config {
             None => {
                 let name = section.target.to_string();
@@ -134,11 +164,17 @@ impl Config {
                 read(&file, laws).with_context(|| format!("read {}", file.display()))?
             }
         };
+        let is_advised = targets.iter().any(|(settings, _)| settings.actuation == Actuation::Advice);
         ensure!(
-            keda_listen.is_none() || targets.iter().any(|(settings, _)| settings.actuation == Actuation::Advice),
+            keda_listen.is_none() || is_advised,
             "--keda-listen needs a target with --advise: KEDA scales only what this scaler leaves alone"
         );
-        Ok(Self { listen, keda_listen, exit_with_parent: process.exit_with_parent, targets })
+        ensure!(
+            external_metrics.is_none() || is_advised,
+            "--external-metrics-listen needs a target with --advise: there is no recommendation for an HPA otherwise"
+        );
+        let exit_with_parent = process.exit_with_parent;
+        Ok(Self { listen, keda_listen, external_metrics, exit_with_parent, targets })
     }
 }
 
@@ -290,6 +326,14 @@ mod tests {
             (&["--keda-listen=127.0.0.1:0"], "--keda-listen needs a target with --advise"),
             (&["--keda-listen=127.0.0.1:0", "--target=deployment:shop/a", "--dry-run"], "needs a target with --advise"),
             (&["--keda-listen=5054", "--target=deployment:shop/a", "--advise"], "--keda-listen <ADDRESS>"),
+            (&["--external-metrics-listen=127.0.0.1:1"], "--external-metrics-listen needs a target with --advise"),
+            (&["--external-metrics-listen=5443"], "--external-metrics-listen <ADDRESS>"),
+            (&["--external-metrics-certificate=a", "--external-metrics-key=b"], "--external-metrics-listen <ADDRESS>"),
+            (
+                &["--external-metrics-listen=[::]:1", "--external-metrics-certificate=a"],
+                "--external-metrics-key <FILE>",
+            ),
+            (&["--external-metrics-key=b"], "--external-metrics-certificate <FILE>"),
             (&["--advise", "--dry-run", "--target=deployment:shop/a"], "cannot be used with"),
             (
                 &["--headroom=0", "--target=deployment:shop/a"],

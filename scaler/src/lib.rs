@@ -4,6 +4,7 @@ pub mod advice;
 pub mod config;
 pub mod control;
 pub mod decision;
+pub mod external_metrics;
 pub mod hand_over;
 pub mod headroom;
 pub mod keda;

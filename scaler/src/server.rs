@@ -5,6 +5,7 @@ use crate::config::scaling::TargetSpec;
 use crate::config::{Args, Config};
 use crate::control::{Actuation, Control, ControlSettings};
 use crate::decision::{Decision, Journal};
+use crate::external_metrics::ExternalMetrics;
 use crate::headroom;
 use crate::keda;
 use crate::leader::{self, Candidate, CandidateSpec, Term};
@@ -79,6 +80,10 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
         Some(address) => Some(service::server::listen_as("answering KEDA on ", address).await?),
         None => None,
     };
+    let external_metrics = match config.external_metrics {
+        Some(config) => Some(ExternalMetrics::bind(config).await?),
+        None => None,
+    };
     let mut all = Vec::new();
     for (settings, target) in config.targets {
         let name = settings.name.clone();
@@ -91,6 +96,7 @@ async fn serve(config: Config, exporter: PrometheusHandle) -> Result<()> {
     tokio::spawn(service::server::serve(listener, None, handle, std::future::pending(), Duration::ZERO));
     let advised: AdvisedTargets = all.iter().filter_map(|running| running.advised.clone()).collect();
     let keda = keda_listener.map(|listener| keda::Server::start(listener, advised.clone()));
+    external_metrics.map(|server| tokio::spawn(server.serve(advised)));
     let ended = select_all(all.iter_mut().map(|running| Box::pin(running.run())));
     let failure = tokio::select! {
         (error, ..) = ended => Err(error),

@@ -1,5 +1,5 @@
-//! TLS for a listener, with a certificate and its private key. Both files are read again when they change. Knows
-//! nothing of HTTP except the names of its versions in ALPN.
+//! TLS for a listener, with a certificate and its private key. If they come from files, these are read again when they
+//! change. Knows nothing of HTTP except the names of its versions in ALPN.
 
 use crate::file_watcher;
 use std::path::PathBuf;
@@ -50,17 +50,32 @@ impl Tls {
         let paths = [certificate, key];
         let contents = file_watcher::contents(&paths)?;
         let resolver = Arc::new(Resolver { certificate: RwLock::new(parse(&contents, &provider)?) });
-        let mut config = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(Error::Unusable)?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver.clone());
-        config.alpn_protocols = ALPN_PROTOCOLS.map(<[u8]>::to_vec).into();
+        let tls = Self::with_resolver(resolver.clone(), provider.clone())?;
         tokio::spawn(file_watcher::follow(paths, contents, move |contents| {
             let new = parse(contents, &provider)?;
             *resolver.certificate.write().expect(UNPOISONED) = new;
             Ok::<_, Error>(())
         }));
+        Ok(tls)
+    }
+
+    /// Uses a certificate chain and its key for as long as the program runs. Both are PEM texts.
+    ///
+    /// # Errors
+    /// If a text is not PEM of the expected kind, or the key does not belong to the certificate.
+    pub fn of_pem(certificate: String, key: String) -> Result<Self, Error> {
+        let provider = Arc::new(ring::default_provider());
+        let certificate = parse(&[certificate.into_bytes(), key.into_bytes()], &provider)?;
+        Self::with_resolver(Arc::new(Resolver { certificate: RwLock::new(certificate) }), provider)
+    }
+
+    fn with_resolver(resolver: Arc<Resolver>, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(Error::Unusable)?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = ALPN_PROTOCOLS.map(<[u8]>::to_vec).into();
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 }

@@ -8,7 +8,7 @@ const PREFIX: &str = "ROUNDHOUSE_";
 
 /// The names of the variables of all programs, without [`PREFIX`], in alphabetical order. Tests of the programs compare
 /// them with the flags.
-const NAMES: [&str; 92] = [
+const NAMES: [&str; 96] = [
     "ACCESS_LOG",
     "ADMIN_LISTEN",
     "ADVISE",
@@ -29,6 +29,9 @@ const NAMES: [&str; 92] = [
     "DOWN_WINDOW",
     "DRAIN_DELAY",
     "DRY_RUN",
+    "EXTERNAL_METRICS_CERTIFICATE",
+    "EXTERNAL_METRICS_KEY",
+    "EXTERNAL_METRICS_LISTEN",
     "FETCH",
     "FETCH_AUTHORIZATION",
     "FETCH_MAX_SIZE",
@@ -43,6 +46,7 @@ const NAMES: [&str; 92] = [
     "IDLE_TIMEOUT",
     "INTERPOLATION",
     "INTERVAL",
+    "KEDA_LISTEN",
     "KERNEL",
     "LABELS",
     "LEASE",

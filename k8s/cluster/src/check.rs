@@ -3,6 +3,7 @@
 mod ceiling;
 mod connections;
 mod controllers;
+mod external_metrics;
 mod faults;
 mod fixture;
 mod model;
@@ -33,6 +34,8 @@ pub enum Check {
     Connections,
     /// A setting of the operator holds for all programs, and applying the manifests again does not undo it
     Settings,
+    /// An HPA scales up and down by the scaler's recommendation, which it gets through the API server
+    ExternalMetrics,
     /// 30 s without the API server fail no request and lose no pod; then scaling goes on
     NoApiServer,
     /// `kubectl rollout restart` of the replicas under load fails no request
@@ -130,6 +133,10 @@ impl Check {
             }
             Self::Connections => "it tries connections from inside pods, so it runs only without --kubeconfig",
             Self::Settings => "it asks pods for their settings, so it runs only without --kubeconfig",
+            Self::ExternalMetrics => {
+                "it registers external.metrics.k8s.io, which another program may serve, so it runs only without \
+                 --kubeconfig"
+            }
             Self::Model => "it puts a model on the node, so it runs only without --kubeconfig",
             Self::KilledPod => "it kills a process on the node, so it runs only without --kubeconfig",
             Self::NoApiServer => "it kills the API server, so it runs only without --kubeconfig",
@@ -144,6 +151,7 @@ impl Check {
             Self::Privileges => privileges::check(&fixture.cluster.kubectl).await,
             Self::Connections => connections::check(fixture).await,
             Self::Settings => settings::check(fixture).await,
+            Self::ExternalMetrics => external_metrics::check(fixture).await,
             Self::Model => model::check(fixture).await,
             Self::Burst => scaling::check_burst(fixture).await,
             Self::RollingRestart => faults::check_rolling_restart(fixture, "replica").await,

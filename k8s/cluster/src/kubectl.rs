@@ -6,6 +6,10 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+/// Versions of APIs in the manifests, each with the version that older API servers serve with the same fields:
+/// PodDisruptionBudgets before 1.21, and HPAs before 1.23.
+const OLDER_VERSIONS: [(&str, &str); 2] = [("policy/v1", "policy/v1beta1"), ("autoscaling/v2", "autoscaling/v2beta2")];
+
 /// The flags of kubectl that select a cluster and a namespace.
 #[derive(Debug, Clone)]
 pub struct Kubectl {
@@ -87,11 +91,20 @@ impl Kubectl {
     pub async fn apply(&self, folder: &Path) -> Result<()> {
         let folder = folder.display().to_string();
         let mut manifests = self.run(&["kustomize", &folder]).await?;
-        // API servers before 1.21 serve PodDisruptionBudgets in another API version.
-        if !self.run(&["api-versions"]).await?.lines().any(|version| version == "policy/v1") {
-            manifests = manifests.replace("apiVersion: policy/v1\n", "apiVersion: policy/v1beta1\n");
+        for (version, older) in OLDER_VERSIONS {
+            if !self.serves(version).await? {
+                manifests = manifests.replace(&format!("apiVersion: {version}\n"), &format!("apiVersion: {older}\n"));
+            }
         }
         self.run_with_input(&["apply", "-f", "-"], &manifests).await.map(drop)
+    }
+
+    /// Whether the API server serves a version of an API, such as `policy/v1`.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub async fn serves(&self, version: &str) -> Result<bool> {
+        Ok(self.run(&["api-versions"]).await?.lines().any(|served| served == version))
     }
 
     async fn output(&self, arguments: &[&str], input: &str) -> Result<KubectlOutput> {

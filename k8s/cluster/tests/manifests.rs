@@ -504,6 +504,23 @@ fn the_overlay_for_keda_lets_keda_reach_a_scaler_that_only_reads() {
 }
 
 #[test]
+fn a_scaler_that_advises_an_hpa_writes_nothing_and_has_the_bounds_of_the_hpa() {
+    let Some(all) = all_manifests() else { return };
+    let own: Vec<_> = all.into_iter().filter(|manifest| manifest.folder == "k8s/overlays/external-metrics").collect();
+    let roles = of_kind(&own, "Role").into_iter().filter(|role| role.has_name("scaler"));
+    let rules = roles.flat_map(|role| role.object["rules"].as_array().expect("rules"));
+    let verbs: BTreeSet<_> =
+        rules.flat_map(|rule| rule["verbs"].as_array().expect("verbs")).map(Value::as_str).collect();
+    assert_eq!(verbs, BTreeSet::from([Some("list"), Some("watch")]));
+    let [hpa] = of_kind(&own, "HorizontalPodAutoscaler")[..] else { panic!("one HPA is expected") };
+    let settings = of_kind(&own, "ConfigMap").into_iter().find(|map| map.has_name("roundhouse-defaults"));
+    let settings = &settings.expect("the settings").object["data"];
+    for (bound, variable) in [("minReplicas", "ROUNDHOUSE_MIN"), ("maxReplicas", "ROUNDHOUSE_MAX")] {
+        assert_eq!(settings[variable], hpa.object["spec"][bound].to_string(), "{bound}");
+    }
+}
+
+#[test]
 fn every_object_has_the_recommended_labels() {
     let Some(all) = all_manifests() else { return };
     for manifest in all.iter().filter(|manifest| manifest.object["kind"] != "Namespace") {
@@ -517,7 +534,7 @@ fn every_object_has_the_recommended_labels() {
 
 #[test]
 fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
-    for base in ["k8s/base", "k8s/overlays/minikube", "k8s/overlays/gpu"] {
+    for base in ["k8s/base", "k8s/overlays/minikube", "k8s/overlays/gpu", "k8s/overlays/external-metrics"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut kustomization = Kustomization::new(root().join(base), "shop");
         kustomization.image_prefix = Some("registry.example/team".into());
@@ -526,8 +543,12 @@ fn a_written_kustomization_changes_the_namespace_and_the_prefix_of_images() {
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("kubectl writes YAML");
         assert!(!objects.is_empty());
         for object in objects {
-            let field = if object["kind"] == "Namespace" { "name" } else { "namespace" };
-            assert_eq!(object["metadata"][field], "shop", "{base}: {object}");
+            let namespace = match object["kind"].as_str() {
+                Some("Namespace") => &object["metadata"]["name"],
+                Some("APIService") => &object["spec"]["service"]["namespace"],
+                _ => &object["metadata"]["namespace"],
+            };
+            assert_eq!(namespace, "shop", "{base}: {object}");
             let container = &object["spec"]["template"]["spec"]["containers"][0];
             let Some(image) = container["image"].as_str() else { continue };
             assert!(image.starts_with("registry.example/team/"), "{base}: {image}");

@@ -1,9 +1,10 @@
 //! Requests to the Kubernetes API server with time limits, local copies of its objects, names of objects that can be
-//! scaled, and a search for their autoscalers.
+//! scaled, a search for their autoscalers, and selectors of labels.
 
 pub mod backoff;
 pub mod client;
 pub mod denials;
+pub mod label_selector;
 pub mod mirror;
 pub mod name;
 pub mod owner;

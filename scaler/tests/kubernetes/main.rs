@@ -1,7 +1,8 @@
-//! The targets on Kubernetes and the leader election, on a real API server.
+//! The targets on Kubernetes, the leader election and the metric for an HPA, on a real API server.
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;
+mod external_metrics;
 mod leader;
 mod room;
 mod scalable;

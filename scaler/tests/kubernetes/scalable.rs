@@ -91,7 +91,7 @@ impl TestDeployment {
     }
 
     /// The number of replicas in the Deployment's scale.
-    async fn replicas(&self) -> i32 {
+    pub(crate) async fn replicas(&self) -> i32 {
         let scale = self.deployments.get_scale("replica").await.expect("the API server answers");
         scale.spec.and_then(|spec| spec.replicas).unwrap_or_default()
     }

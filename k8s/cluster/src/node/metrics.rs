@@ -6,7 +6,8 @@ use anyhow::Result;
 use hyper::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use percent_encoding::percent_decode_str;
+use kube::ResourceExt;
+use kubernetes::label_selector::LabelSelector;
 use procfs::process::Process;
 use rustix::process::Pid;
 use serde_json::{Value, json};
@@ -45,9 +46,6 @@ struct ProcessUsage {
     /// The time at which the usage was read.
     at: Instant,
 }
-
-/// The values of labels, by the labels' names.
-type Labels = BTreeMap<String, String>;
 
 /// The latest sample of each pod, by the pod's name.
 pub(super) type UsageSamples = Arc<Mutex<BTreeMap<String, UsageSample>>>;
@@ -97,12 +95,12 @@ fn usage(pid: Pid) -> Result<ProcessUsage> {
 
 /// The answer to a request. `path` is the path below [`API_PATH`].
 pub(super) fn answer(path: &str, query: &str, shared: &NodeState, samples: &UsageSamples) -> Reply {
-    let Some(labels) = label_selector(query) else {
-        let text = "labelSelector: this node supports only a list of KEY=VALUE, separated by commas";
-        return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", text.into());
+    let selector = match LabelSelector::of_query(query) {
+        Ok(selector) => selector,
+        Err(error) => return respond::bytes(StatusCode::BAD_REQUEST, "text/plain", error.to_string().into()),
     };
     let samples = samples.lock().expect("no thread panics while it holds the lock").clone();
-    let pods = |namespace| list("PodMetricsList", pod_metrics(shared, &samples, namespace, &labels));
+    let pods = |namespace| list("PodMetricsList", pod_metrics(shared, &samples, namespace, &selector));
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match segments[..] {
         [] => respond::json(StatusCode::OK, &resource_list()),
@@ -114,18 +112,6 @@ pub(super) fn answer(path: &str, query: &str, shared: &NodeState, samples: &Usag
         ["namespaces", namespace, "pods"] => respond::json(StatusCode::OK, &pods(Some(namespace))),
         _ => respond::not_found(path, "", ""),
     }
-}
-
-/// The labels and values that the `labelSelector` of a query demands; `None` if it is not a list of KEY=VALUE.
-fn label_selector(query: &str) -> Option<Labels> {
-    let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap_or_default();
-    let selector = percent_decode_str(selector).decode_utf8().ok()?;
-    let terms = selector.split(',').filter(|term| !term.is_empty()).map(|term| {
-        let (key, value) = term.split_once('=')?;
-        let value = value.strip_prefix('=').unwrap_or(value);
-        (!key.ends_with('!') && !key.contains([' ', '('])).then(|| (key.to_owned(), value.to_owned()))
-    });
-    terms.collect()
 }
 
 fn resource_list() -> Value {
@@ -141,22 +127,22 @@ fn list(kind: &str, items: Vec<Value>) -> Value {
     json!({"kind": kind, "apiVersion": "metrics.k8s.io/v1beta1", "metadata": {}, "items": items})
 }
 
-/// The metrics of the pods with all of `labels`, in `namespace`, or in all namespaces if `None`.
+/// The metrics of the pods that `selector` picks, in `namespace`, or in all namespaces if `None`.
 fn pod_metrics(
     shared: &NodeState,
     samples: &BTreeMap<String, UsageSample>,
     namespace: Option<&str>,
-    labels: &Labels,
+    selector: &LabelSelector,
 ) -> Vec<Value> {
     let pods = shared.pods();
     let found = samples.iter().filter_map(|(name, sample)| Some((pods.get(name)?, sample)));
-    let selected = found.filter(|(pod, _)| is_selected(pod, namespace, labels));
+    let selected = found.filter(|(pod, _)| is_selected(pod, namespace, selector));
     selected.filter_map(|(pod, sample)| pod_metric(pod, sample)).collect()
 }
 
-fn is_selected(pod: &Pod, namespace: Option<&str>, labels: &Labels) -> bool {
-    let has = |(key, value)| pod.metadata.labels.as_ref().is_some_and(|labels| labels.get(key) == Some(value));
-    namespace.is_none_or(|namespace| pod.metadata.namespace.as_deref() == Some(namespace)) && labels.iter().all(has)
+fn is_selected(pod: &Pod, namespace: Option<&str>, selector: &LabelSelector) -> bool {
+    namespace.is_none_or(|namespace| pod.metadata.namespace.as_deref() == Some(namespace))
+        && selector.matches(pod.labels())
 }
 
 fn pod_metric(pod: &Pod, sample: &UsageSample) -> Option<Value> {
@@ -183,22 +169,6 @@ fn usage_json(cores: f64, bytes: u64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_lists_of_equalities_are_label_selectors() {
-        let labels = |query: &str| {
-            label_selector(query)
-                .map(|labels| labels.into_iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>())
-        };
-        let two = vec!["a/b:c".to_owned(), "d:e".to_owned()];
-        assert_eq!(labels("limit=5&labelSelector=a%2Fb%3Dc%2Cd%3D%3De"), Some(two));
-        assert_eq!(labels(""), Some(vec![]));
-        for query in
-            ["labelSelector=a%21%3Db", "labelSelector=a+in+%28b%29", "labelSelector=a%20in%20(b)", "labelSelector=a"]
-        {
-            assert_eq!(labels(query), None, "{query}");
-        }
-    }
 
     #[test]
     fn usage_has_memory_and_the_cores_that_were_used_in_the_window() {

@@ -9,7 +9,6 @@ use service::respond::{self, Reply};
 use service::tls::Tls;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -20,26 +19,17 @@ pub const PORT: u16 = 10250;
 /// Makes a certificate and starts a task that serves requests.
 ///
 /// # Errors
-/// If the port is taken, or the certificate cannot be written.
+/// If the port is taken, or the certificate cannot be made.
 pub(super) async fn serve(shared: &Arc<NodeState>) -> Result<()> {
     let pair = rcgen::generate_simple_self_signed(["node".to_owned()]).context("make the node's certificate")?;
-    let folder = tempfile::tempdir().context("create a temporary folder for the node's certificate")?;
-    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
-    let write = |path: &Path, text: String| fs::write(path, text).with_context(|| format!("write {}", path.display()));
-    write(&certificate, pair.cert.pem())?;
-    write(&key, pair.signing_key.serialize_pem())?;
-    let tls = Tls::open(certificate, key).context("use the node's certificate")?;
+    let tls = Tls::of_pem(pair.cert.pem(), pair.signing_key.serialize_pem()).context("use the node's certificate")?;
     let address = SocketAddr::from((shared.network.families.primary.node_address(), PORT));
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?;
     let samples = UsageSamples::default();
     tokio::spawn(metrics::measure(shared.clone(), samples.clone()));
     let shared = shared.clone();
     let handle = move |request: Request<Incoming>| std::future::ready(answer(&request, &shared, &samples));
-    tokio::spawn(async move {
-        // The server reads its certificate again and again, so the files must not be removed.
-        let _folder = folder;
-        service::server::serve(listener, Some(tls), handle, std::future::pending(), Duration::ZERO).await;
-    });
+    tokio::spawn(service::server::serve(listener, Some(tls), handle, std::future::pending(), Duration::ZERO));
     Ok(())
 }
 
