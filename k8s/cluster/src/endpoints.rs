@@ -9,15 +9,15 @@ mod relay;
 mod replicas;
 mod sample;
 
-pub use interface::Interface;
-
 use crate::control_plane::ControlPlane;
 use crate::network::{IpFamily, Network};
 use crate::wait::wait_for;
 use crate::{node, paths};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use churn::{Published, change_pods, send, write_status};
+use clap::ValueEnum;
 use hyper::Request;
+use interface::Interface;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -27,6 +27,7 @@ use relay::{Relay, Rules};
 use replicas::Replicas;
 use sample::Table;
 use serde_json::json;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -67,12 +68,20 @@ pub struct Options {
     /// Rounds, each with a new dispatcher and a new scaler
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
-    /// Interfaces by which the dispatcher learns the endpoints
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "slices,endpoints")]
-    pub interface: Vec<Interface>,
-    /// Leave out the scaler and its pods
-    #[arg(long)]
-    pub no_scaler: bool,
+    /// Measurements; by default all
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Subject>,
+}
+
+/// A measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// A dispatcher with EndpointSlices of 100 endpoints each
+    Slices,
+    /// A dispatcher with one object that has all endpoints (core/v1)
+    Endpoints,
+    /// A scaler with a pod for each endpoint
+    Pods,
 }
 
 /// The parts that all measurements share.
@@ -98,12 +107,14 @@ pub async fn run(network: &Network, binaries: PathBuf, options: &Options) -> Res
     let slices_version = if node::serves_slices(&client).await? { "v1" } else { "v1beta1" }.to_owned();
     println!("the API server has EndpointSlices of discovery.k8s.io/{slices_version}");
     let bench = Bench { client, slices_version, folder };
+    let subjects = if options.only.is_empty() { Subject::value_variants() } else { &options.only };
     for count in options.count.iter().map(|&count| count as usize) {
-        for &interface in &options.interface {
-            bench.measure_dispatcher(interface, count, options.rounds).await?;
-        }
-        if !options.no_scaler {
-            bench.measure_scaler(count, options.rounds).await?;
+        for &subject in subjects {
+            match subject {
+                Subject::Slices => bench.measure_dispatcher(Interface::Slices, count, options.rounds).await?,
+                Subject::Endpoints => bench.measure_dispatcher(Interface::Endpoints, count, options.rounds).await?,
+                Subject::Pods => bench.measure_scaler(count, options.rounds).await?,
+            }
         }
     }
     Ok(())
@@ -137,7 +148,7 @@ impl Bench {
         let flags = [format!("--replicas=kubernetes:{}/{NAME}:http", published.namespace)];
         let start = Instant::now();
         let mut dispatcher = self.start("dispatcher", &flags, DISPATCHER, &relay)?;
-        wait_until(|| dispatcher.joined() >= count, "the dispatcher to have all replicas").await?;
+        dispatcher.wait_for_joins(count, TIMEOUT).await?;
         table.add("start to all replicas ready, s", [start.elapsed().as_secs_f64()]);
         table.add("list, kB", [kilobytes(relay.bytes())]);
         let listed = dispatcher.usage()?;
@@ -168,7 +179,8 @@ impl Bench {
         table.add("churn, watch, kB/s", [kilobytes(relay.bytes() - bytes) / took.as_secs_f64()]);
         table.add("churn, in the rotation, ms", milliseconds(&churn.joined));
         table.add("memory after the churn, MiB", [after.mebibytes]);
-        self.measure_connections(&mut dispatcher, count, table).await
+        self.measure_connections(&mut dispatcher, count, table).await?;
+        dispatcher.end().await
     }
 
     /// Lets the dispatcher open a connection to each replica, and measures the memory of all.
@@ -188,7 +200,8 @@ impl Bench {
         let after = dispatcher.usage()?;
         table.add("idle connections to replicas", [open as f64]);
         let kibibytes = (after.mebibytes - before.mebibytes) * 1024.0 / open.max(1) as f64;
-        table.add("memory of one idle connection, KiB", [kibibytes]);
+        table.add("memory with these connections, MiB", [after.mebibytes]);
+        table.add("growth for one connection, KiB", [kibibytes]);
         Ok(())
     }
 
@@ -239,7 +252,13 @@ impl Bench {
 
     async fn scaler_round(&self, namespace: &str, pods: &[String], table: &mut Table) -> Result<()> {
         let count = pods.len();
+        let list = self.folder.join("replicas");
+        let addresses = (0..count).map(|index| format!("{}:{}\n", objects::address(index), objects::PORT));
+        fs::write(&list, addresses.collect::<String>()).with_context(|| format!("write {}", list.display()))?;
         let relay = self.relay(Interface::Slices, "pods").await?;
+        let from_file = [format!("--replicas=file:{}", list.display())];
+        let mut dispatcher = self.start("dispatcher", &from_file, DISPATCHER, &relay)?;
+        dispatcher.wait_for_joins(count, TIMEOUT).await?;
         let flags = [
             format!("--target=deployment:{namespace}/{NAME}"),
             format!("--dispatcher={DISPATCHER}"),
@@ -270,7 +289,8 @@ impl Bench {
         table.add("churn, % of a core", [share(after.seconds - before.seconds, took)]);
         table.add("churn, watch, kB/s", [kilobytes(relay.bytes() - bytes) / took.as_secs_f64()]);
         table.add("memory after the churn, MiB", [after.mebibytes]);
-        Ok(())
+        scaler.end().await?;
+        dispatcher.end().await
     }
 
     async fn relay(&self, interface: Interface, counted: &'static str) -> Result<Relay> {
@@ -294,18 +314,6 @@ impl Bench {
         .await?;
         Ok(())
     }
-}
-
-/// Waits until `condition` holds, which is checked every few milliseconds.
-async fn wait_until(condition: impl Fn() -> bool, name: &str) -> Result<()> {
-    let deadline = Instant::now() + TIMEOUT;
-    while !condition() {
-        if Instant::now() > deadline {
-            bail!("after {TIMEOUT:?}, still waiting for {name}; see its log");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 /// Posts `requests` images to the dispatcher at `address`, one after the other on one connection.

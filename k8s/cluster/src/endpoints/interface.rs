@@ -1,13 +1,11 @@
 //! The two interfaces by which an API server tells the endpoints of a Service.
 
-use clap::ValueEnum;
-
 /// An interface by which the dispatcher learns the endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Interface {
-    /// One object with all endpoints (core/v1)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interface {
+    /// One object with all endpoints (core/v1).
     Endpoints,
-    /// EndpointSlices of 100 endpoints each
+    /// EndpointSlices of 100 endpoints each.
     Slices,
 }
 

@@ -97,6 +97,32 @@ impl Program {
         })
     }
 
+    /// Kills the program and waits for its end, so that its address is free.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(super) async fn end(mut self) -> Result<()> {
+        self.child.kill().await.context("end a measured program")
+    }
+
+    /// Waits until `count` replicas have joined the rotation.
+    ///
+    /// # Errors
+    /// If the program ends, or that takes longer than `timeout`.
+    pub(super) async fn wait_for_joins(&mut self, count: usize, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while self.joined() < count {
+            self.usage()?;
+            let joined = self.joined();
+            ensure!(
+                Instant::now() <= deadline,
+                "{joined} of {count} replicas are ready after {timeout:?}; see the log"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
     /// The number of open connections of the program to the port `port`.
     ///
     /// # Errors
@@ -108,7 +134,7 @@ impl Program {
     }
 
     /// The number of replicas that have joined the rotation since the start.
-    pub(super) fn joined(&self) -> usize {
+    fn joined(&self) -> usize {
         self.joins.lock(|joins| joins.len())
     }
 
@@ -128,10 +154,11 @@ impl Program {
         Ok((String::from_utf8_lossy(&body).into_owned(), start.elapsed()))
     }
 
-    /// The value of the series `name`; `None` if the program has no such series, or does not answer yet.
+    /// The value of the metric `name`, which has one series; `None` if the program has no such metric, or does not answer
+    /// yet.
     pub(super) async fn value(&self, name: &str) -> Option<f64> {
         let (text, _) = self.scrape().await.ok()?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+        text.lines().find_map(|line| value(line, name))
     }
 }
 
@@ -139,6 +166,15 @@ impl Joins {
     fn lock<T>(&self, read: impl FnOnce(&mut HashMap<String, Instant>) -> T) -> T {
         read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The value in a line of `/metrics` if it is a sample of the metric `name`.
+fn value(line: &str, name: &str) -> Option<f64> {
+    let rest = line.strip_prefix(name)?;
+    if !rest.starts_with([' ', '{']) {
+        return None;
+    }
+    rest.rsplit(' ').next()?.parse().ok()
 }
 
 /// Reads a log until its end: notes the replicas that join, and copies it to `log`.
@@ -162,6 +198,18 @@ fn joined_address(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sample_is_found_by_the_whole_name_of_its_metric() {
+        for (line, expected) in [
+            ("ready 3", Some(3.0)),
+            ("ready{target=\"a b\"} 4", Some(4.0)),
+            ("ready_replicas 5", None),
+            ("# TYPE ready gauge", None),
+        ] {
+            assert_eq!(value(line, "ready"), expected, "{line}");
+        }
+    }
 
     #[test]
     fn the_log_tells_the_replicas_that_join() {
