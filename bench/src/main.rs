@@ -69,6 +69,8 @@ enum Subject {
     Scaler(scaler::Options),
     /// The scaler next to the HPA, each on a Kubernetes cluster of its own on this machine; needs root
     Hpa(Flags),
+    /// A dispatcher and a scaler with thousands of endpoints and pods of a real API server on this machine; needs root
+    Endpoints(Flags),
     /// The replica next to ONNX Runtime, OpenVINO, Flask and PIL, and by itself
     Replica(replica::Options),
     /// The replica's pixels, logits and classes next to those of torchvision; exit status 0 if they agree
@@ -87,7 +89,7 @@ enum Subject {
 /// Flags that are passed on to the program `cluster`.
 #[derive(Debug, clap::Args)]
 struct Flags {
-    /// Flags of `cluster compare`; `-- --help` lists them
+    /// Flags of the task of `cluster`; `-- --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
     flags: Vec<String>,
 }
@@ -110,7 +112,8 @@ fn run(subject: &Subject) -> Result<()> {
         Subject::Order(options) => stress::order::run(options),
         Subject::Loadgen(options) => loadgen::run(options),
         Subject::Scaler(options) => scaler::run(options),
-        Subject::Hpa(Flags { flags }) => compare_with_hpa(flags),
+        Subject::Hpa(Flags { flags }) => run_cluster("compare", flags),
+        Subject::Endpoints(Flags { flags }) => run_cluster("endpoints", flags),
         Subject::Replica(options) => replica::run(options),
         Subject::Parity(options) => parity::run(options),
         Subject::Zoo(options) => zoo::run(options),
@@ -119,11 +122,11 @@ fn run(subject: &Subject) -> Result<()> {
     }
 }
 
-/// Runs `cluster compare`, which starts the Kubernetes clusters.
-fn compare_with_hpa(flags: &[String]) -> Result<()> {
+/// Runs `cluster TASK`, which starts a Kubernetes cluster.
+fn run_cluster(task: &str, flags: &[String]) -> Result<()> {
     let cluster = paths::program("cluster");
-    let status = Command::new(&cluster).arg("compare").args(flags).status();
-    let status = status.with_context(|| format!("run {} compare", cluster.display()))?;
-    ensure!(status.success(), "cluster compare failed ({status})");
+    let status = Command::new(&cluster).arg(task).args(flags).status();
+    let status = status.with_context(|| format!("run {} {task}", cluster.display()))?;
+    ensure!(status.success(), "cluster {task} failed ({status})");
     Ok(())
 }

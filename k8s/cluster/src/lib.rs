@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod check;
 pub mod compare;
 pub mod control_plane;
+pub mod endpoints;
 pub mod existing;
 pub mod explore;
 pub mod images;

@@ -12,7 +12,7 @@ use cluster::local::{self, Cores};
 use cluster::network::{IpFamilies, Network};
 use cluster::node;
 use cluster::prerequisites::{self, Prerequisites};
-use cluster::{compare, paths};
+use cluster::{compare, endpoints, paths};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
@@ -26,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
                   cluster check --only burst,ceiling\n  \
                   cluster check --kubeconfig ~/.kube/config --image-prefix registry.example/team\n  \
                   cluster compare --hpa 70 --time-scale 2\n  \
+                  cluster endpoints --count 1000,4000\n  \
                   cluster explore"
 )]
 struct Cli {
@@ -41,6 +42,8 @@ enum Task {
     Check(CheckOptions),
     /// Replay one workload with the HPA and with the scaler, and compare attainment and cost
     Compare(compare::Options),
+    /// Measure a dispatcher and a scaler with thousands of endpoints and pods of a real API server
+    Endpoints(endpoints::Options),
     /// Start a cluster for kubectl and loadgen that runs until Ctrl-C
     Explore {
         /// Folder with the kustomization to apply; by default k8s/overlays/minikube
@@ -107,6 +110,10 @@ fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitC
     let ports = if is_explore { Some(ForwardedPorts::open()?) } else { None };
     let _group = OwnControlGroup::enter()?;
     let network = Network::enter(node.ip_family)?;
+    if let Task::Endpoints(options) = &task {
+        let work = endpoints::run(&network, binaries, options);
+        return runtime()?.block_on(until_signal(work, || bail!("a signal stopped the measurement")));
+    }
     let start = |name: &str, replicas: f64| {
         let share = node.share.unwrap_or_else(|| fair_share(replicas));
         println!("starting a cluster whose cores each have {share:.2} of the processor time of a core of this machine");
@@ -122,6 +129,7 @@ fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitC
                 manifests.architecture = Some(node::architecture().into());
                 run_checks(cluster, manifests, &options.only).await
             }
+            Task::Endpoints(_) => unreachable!("this task needs no node"),
             Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,
             Task::Explore { apply } => {
                 let cluster = start("explore", MINIKUBE_REPLICAS).await?;

@@ -195,6 +195,15 @@ impl Network {
         Ok(network)
     }
 
+    /// Makes all addresses of `range`, such as `10.128.0.0/16`, addresses of the node. Servers that listen on all
+    /// addresses answer at each of them.
+    ///
+    /// # Errors
+    /// If `range` is no range of addresses.
+    pub fn answer_at(&self, range: &str) -> Result<()> {
+        ip(&["-n", &self.name, "route", "add", "local", range, "dev", "lo"])
+    }
+
     /// Makes a namespace for a pod, with addresses that no earlier pod had.
     ///
     /// # Errors

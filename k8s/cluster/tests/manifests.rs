@@ -110,9 +110,12 @@ fn all_manifests() -> Option<Vec<Manifest>> {
     Some(all)
 }
 
-/// Whether an object is one of the Prometheus Operator or of KEDA, which the schemas of Kubernetes do not have.
-fn is_of_operator(object: &Value) -> bool {
-    object["apiVersion"] == "monitoring.coreos.com/v1" || object["apiVersion"] == "keda.sh/v1alpha1"
+/// Whether an object is one of the Prometheus Operator, of KEDA or of the Gateway API, which the schemas of Kubernetes do
+/// not have.
+fn is_custom(object: &Value) -> bool {
+    ["monitoring.coreos.com/v1", "keda.sh/v1alpha1", "gateway.networking.k8s.io/v1"]
+        .iter()
+        .any(|version| object["apiVersion"] == *version)
 }
 
 /// Whether an object has pods with an image as a volume, which old schemas do not have.
@@ -177,7 +180,7 @@ fn manifests_fit_the_schemas_of_every_version() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let Some(all) = all_manifests() else { return };
     let (mut files, mut with_image_volumes) = (Vec::new(), Vec::new());
-    for (index, manifest) in all.iter().filter(|manifest| !is_of_operator(&manifest.object)).enumerate() {
+    for (index, manifest) in all.iter().filter(|manifest| !is_custom(&manifest.object)).enumerate() {
         let file = folder.path().join(format!("{index}.yaml"));
         fs::write(&file, manifest.object.to_string()).expect("written");
         if has_image_volume(&manifest.object) { with_image_volumes.push(file) } else { files.push(file) }
@@ -393,6 +396,77 @@ fn pods_are_not_killed_while_they_drain() {
     }
 }
 
+/// The longest time in seconds between the head of a request and its answer: the default of --body-timeout, and the deadline
+/// in the manifests of `folder`.
+fn longest_request(all: &[Manifest], folder: &str) -> u64 {
+    let is_settings = |manifest: &&Manifest| manifest.folder == folder && manifest.has_name("roundhouse-defaults");
+    let settings = all.iter().find(is_settings).expect("every folder has the settings");
+    let deadline = settings.object["data"]["ROUNDHOUSE_DEADLINE"].as_str().expect("the deadline is text");
+    10 + deadline.strip_suffix('s').and_then(|seconds| seconds.parse::<u64>().ok()).expect("the deadline is in seconds")
+}
+
+#[test]
+fn gateways_wait_for_the_longest_request_and_hide_the_paths_of_operators() {
+    let Some(all) = all_manifests() else { return };
+    let paths = ["/predict", "/infer", "/v2"];
+    for route in of_kind(&all, "HTTPRoute") {
+        let ([rule], place) = (&route.object["spec"]["rules"].as_array().expect("rules")[..], route.place()) else {
+            panic!("one rule is expected");
+        };
+        let found = rule["matches"].as_array().expect("matches").iter().map(|found| &found["path"]["value"]);
+        assert_eq!(found.collect::<Vec<_>>(), paths, "{place}");
+        for timeout in ["request", "backendRequest"] {
+            let seconds = rule["timeouts"][timeout].as_str().and_then(|text| text.strip_suffix('s')?.parse().ok());
+            assert!(seconds > Some(longest_request(&all, &route.folder)), "{place}: {timeout} is {seconds:?}");
+        }
+        assert!(rule["retry"].is_null(), "{place}: the dispatcher retries by itself");
+        assert_eq!(rule["backendRefs"], json!([{"name": "dispatcher", "port": 80}]), "{place}");
+    }
+    for ingress in of_kind(&all, "Ingress") {
+        let place = ingress.place();
+        let found = ingress.object["spec"]["rules"][0]["http"]["paths"].as_array().expect("paths");
+        assert_eq!(found.iter().map(|found| &found["path"]).collect::<Vec<_>>(), paths, "{place}");
+        let backend = json!({"service": {"name": "dispatcher", "port": {"name": "http"}}});
+        assert!(found.iter().all(|found| found["backend"] == backend), "{place}");
+        let setting = |name: &str| {
+            let annotation = format!("nginx.ingress.kubernetes.io/{name}");
+            ingress.object["metadata"]["annotations"][annotation].as_str().unwrap_or_default()
+        };
+        for timeout in ["proxy-read-timeout", "proxy-send-timeout"] {
+            let seconds = setting(timeout).parse().ok();
+            assert!(seconds > Some(longest_request(&all, &ingress.folder)), "{place}: {timeout} is {seconds:?}");
+        }
+        assert_eq!(setting("proxy-body-size"), "20m", "{place}: --max-body-bytes is 20 MiB");
+        assert_eq!([setting("proxy-request-buffering"), setting("proxy-buffering")], ["off"; 2], "{place}");
+        assert_eq!(setting("proxy-next-upstream"), "error timeout", "{place}: no POST is sent twice");
+    }
+    let services = of_kind(&all, "Service").into_iter().filter(|service| service.has_name("dispatcher"));
+    for service in services {
+        let port = &service.object["spec"]["ports"][0];
+        assert_eq!((&port["name"], &port["port"]), (&json!("http"), &json!(80)), "{}", service.place());
+    }
+}
+
+#[test]
+fn an_autoscaler_of_dispatchers_counts_a_part_of_one_core_and_alone_sets_their_number() {
+    let Some(all) = all_manifests() else { return };
+    let autoscalers = of_kind(&all, "HorizontalPodAutoscaler");
+    let own: Vec<_> = autoscalers.into_iter().filter(|autoscaler| autoscaler.has_name("dispatcher")).collect();
+    assert!(!own.is_empty());
+    for autoscaler in own {
+        let (spec, place) = (&autoscaler.object["spec"], autoscaler.place());
+        let target = &spec["metrics"][0]["resource"]["target"];
+        assert_eq!(target["type"], "AverageValue", "{place}: a utilisation would depend on the request for resources");
+        let millicores = target["averageValue"].as_str().and_then(|text| text.strip_suffix('m')?.parse::<u32>().ok());
+        assert!(millicores.is_some_and(|millicores| millicores < 1000), "{place}: a dispatcher uses one core at most");
+        assert!(spec["minReplicas"].as_u64() >= Some(2), "{place}");
+        let is_scaled = |manifest: &&&Manifest| manifest.folder == autoscaler.folder && manifest.has_name("dispatcher");
+        let deployments = of_kind(&all, "Deployment");
+        let deployment = deployments.iter().find(is_scaled).expect("the Deployment of the dispatchers");
+        assert!(deployment.object["spec"]["replicas"].is_null(), "{place}: applying it again would reset the number");
+    }
+}
+
 /// Whether `selector` selects the pods of a Deployment in `folder`.
 fn selects_pods(all: &[Manifest], folder: &str, selector: &Value) -> bool {
     let selector = selector.as_object().expect("labels");
@@ -570,7 +644,17 @@ fn example(component: &str) -> String {
 
 #[test]
 fn the_documented_kustomization_puts_everything_into_one_namespace() {
-    for component in ["model/claim", "model/image", "model/image-copy", "model/url", "headroom", "deletion-cost"] {
+    for component in [
+        "model/claim",
+        "model/image",
+        "model/image-copy",
+        "model/url",
+        "headroom",
+        "deletion-cost",
+        "gateway",
+        "ingress",
+        "dispatcher-hpa",
+    ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         symlink(root().join("k8s"), folder.path().join("k8s")).expect("linked");
         let shop = folder.path().join("shop");

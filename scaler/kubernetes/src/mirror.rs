@@ -2,6 +2,7 @@
 //! server, all objects are listed again. Any other failure ends the copy.
 
 use crate::ApiError;
+use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -32,19 +33,21 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send,
 {
-    /// A copy of the objects that `config` selects. It is filled by calls of [`Self::next`].
-    pub fn new(api: Api<K>, config: watcher::Config) -> Self
+    /// A copy of the objects that `config` selects. It is filled by calls of [`Self::next`]. `strip` removes from each
+    /// object what the caller does not need, before it is kept.
+    pub fn new(api: Api<K>, config: watcher::Config, strip: fn(&mut K)) -> Self
     where
         K::DynamicType: Default,
     {
-        Self::of_type(api, config, K::DynamicType::default())
+        Self::of_type(api, config, K::DynamicType::default(), strip)
     }
 
-    /// A copy of the objects of the type `type_` that `config` selects. It is filled by calls of [`Self::next`].
-    pub fn of_type(api: Api<K>, config: watcher::Config, type_: K::DynamicType) -> Self {
+    /// A copy like that of [`Self::new`], of objects of the type `type_`.
+    pub fn of_type(api: Api<K>, config: watcher::Config, type_: K::DynamicType, strip: fn(&mut K)) -> Self {
         let writer = Writer::new(type_);
         let objects = writer.as_reader();
-        let events = reflector::reflector(writer, watcher(api, config.timeout(WATCH_SECONDS)));
+        let events = watcher(api, config.timeout(WATCH_SECONDS)).modify(strip);
+        let events = reflector::reflector(writer, events);
         Self { events: Box::pin(events), objects, is_listed: false }
     }
 

@@ -43,6 +43,10 @@ const CONTROLLER: &str = "roundhouse-scaler";
 /// API server still answers.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The least time between two counts of the pods. All pods are looked at for a count, so a count for each change of a pod
+/// would cost thousands of pods that start or stop a third of a core and more.
+const COUNT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Pause after a change that the API server has rejected.
 const REJECTION_PAUSE: Duration = Duration::from_secs(5);
 
@@ -195,12 +199,14 @@ impl ScalableTarget {
         let type_ = self.resource().await?;
         let objects = Api::namespaced_with(self.client.clone(), &self.spec.name.namespace, &type_);
         let only = watcher::Config::default().fields(&format!("metadata.name={}", self.spec.name.name));
-        let mut mirror = Mirror::of_type(objects.clone(), only, type_.clone());
+        let mut mirror = Mirror::of_type(objects.clone(), only, type_.clone(), |_whole| {});
         let mut followed = Followed { type_, objects, scale: None, selected: None };
         let mut search = tokio::time::interval_at(Instant::now() + SEARCH_INTERVAL, SEARCH_INTERVAL);
         search.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.owner = self.find_owner(&followed.type_.kind).await?;
         receiver.mark_unchanged();
+        // The end of the pause after the last count, and whether something has changed since that count.
+        let (mut pause_end, mut is_stale) = (Instant::now(), false);
         loop {
             let next_pod = async {
                 match &mut followed.selected {
@@ -217,9 +223,16 @@ impl ScalableTarget {
                     self.search(&followed.type_.kind, &pods).await?;
                 }
                 Ok(()) = receiver.changed() => desired = Some(receiver.borrow_and_update().clone()),
+                () = tokio::time::sleep_until(pause_end), if is_stale => {}
+            }
+            is_stale = true;
+            // Desired replicas are acted upon at once.
+            if desired.is_none() && Instant::now() < pause_end {
+                continue;
             }
             let Some(listed) = mirror.objects() else { continue };
             self.update(listed.first(), &mut followed, desired).await?;
+            (pause_end, is_stale) = (Instant::now() + COUNT_PAUSE, false);
         }
     }
 
@@ -282,7 +295,7 @@ impl ScalableTarget {
         };
         if followed.selected.as_ref().is_none_or(|selected| selected.selector != scalable.selector) {
             let only = watcher::Config::default().labels(&scalable.selector);
-            let pods = Mirror::new(self.pods.clone(), only);
+            let pods = Mirror::new(self.pods.clone(), only, pods::strip);
             followed.selected = Some(Selected { selector: scalable.selector.clone(), pods });
         }
         let Some(pods) = followed.pods() else { return Ok(()) };

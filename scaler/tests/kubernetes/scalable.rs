@@ -261,6 +261,36 @@ async fn pods_that_cannot_run_are_blocked() {
 }
 
 #[tokio::test]
+async fn pods_that_change_one_after_the_other_are_counted_a_few_times_only() {
+    let Some(control_plane) = control_plane() else { return };
+    let deployment = TestDeployment::new(control_plane, "many-pods").await;
+    let count = 60;
+    deployment.set_replicas(count).await;
+    let names = deployment.wait_for_pods(count).await;
+    let target = deployment.follow();
+    wait_for_state(&target, "all pods", |state| state.replicas == starting(count)).await;
+    let mut states = target.state.clone();
+    states.mark_unchanged();
+    let counted = tokio::spawn(async move {
+        let mut counts = 0;
+        while states.borrow().replicas.ready < count {
+            states.changed().await.expect("the target runs");
+            counts += 1;
+        }
+        counts
+    });
+    let start = Instant::now();
+    for name in &names {
+        deployment.make_pod_ready(name, 1).await;
+    }
+    let took = start.elapsed();
+    let counts = tokio::time::timeout(TIMEOUT, counted).await.expect("all pods are counted").expect("no panic");
+    // One count for each tenth of a second, and for the first and the last pods.
+    let most = took.as_millis() / 100 + 4;
+    assert!(counts <= most, "{counts} counts of {count} pods within {took:?}, more than {most}");
+}
+
+#[tokio::test]
 async fn pods_of_a_lost_node_are_lost() {
     let Some(control_plane) = control_plane() else { return };
     let deployment = TestDeployment::new(control_plane, "lost").await;
