@@ -35,6 +35,7 @@ pub(super) fn measure() -> Result<Measured> {
         objective: Objective { latency: Duration::from_millis(500), quantile: 0.99 },
         interval: INTERVAL,
         delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
         min: 1,
         max: REPLICAS,
     });

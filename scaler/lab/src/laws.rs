@@ -92,7 +92,14 @@ impl LawChoice {
 fn parse_kind(text: &str) -> Result<LawKind, table::UnknownLaw> {
     // These settings have no effect: the kind, and whether the parameter is valid, depend on `text` only.
     let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
-    let settings = Settings { objective, interval: Duration::from_secs(1), delay: Duration::ZERO, min: 1, max: 1 };
+    let settings = Settings {
+        objective,
+        interval: Duration::from_secs(1),
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: 1,
+        max: 1,
+    };
     PLANT.make(text, &settings).map(|(kind, _)| kind)
 }
 
@@ -201,7 +208,14 @@ mod tests {
     #[test]
     fn the_hpa_cannot_scale_a_live_system() {
         let objective = Objective { latency: Duration::from_secs(1), quantile: 0.99 };
-        let settings = Settings { objective, interval: Duration::from_secs(1), delay: Duration::ZERO, min: 1, max: 1 };
+        let settings = Settings {
+            objective,
+            interval: Duration::from_secs(1),
+            delay: Duration::ZERO,
+            starts_per_second: f64::INFINITY,
+            min: 1,
+            max: 1,
+        };
         let error = LIVE.make("cpu:70", &settings).expect_err("refused").to_string();
         assert!(error.contains("kubectl autoscale"), "{error}");
     }

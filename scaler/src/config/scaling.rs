@@ -188,7 +188,14 @@ pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32
     ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
     ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
     let objective = Objective { latency: objective, quantile };
-    Ok(Settings { objective, interval, delay: Duration::ZERO, min: min as usize, max: max as usize })
+    Ok(Settings {
+        objective,
+        interval,
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: min as usize,
+        max: max as usize,
+    })
 }
 
 impl Section {
