@@ -356,7 +356,8 @@ fn a_pause_of_the_scaler_is_no_idle_time_of_replicas() {
 /// `erlangs` per second. All recommended replicas serve at once.
 fn planned_at(starts_per_second: f64, erlangs: f64, replicas: usize) -> Option<u32> {
     let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    let settings = Settings { objective, interval: S(1.0), delay: Duration::ZERO, starts_per_second, min: 1, max: 2000 };
+    let settings =
+        Settings { objective, interval: S(1.0), delay: Duration::ZERO, starts_per_second, min: 1, max: 2000 };
     let (mut law, mut total, mut desired) = (Slo::new(&settings), 0.0, 500);
     (0..160).find(|&second| {
         total += 10.0 * (400.0 + erlangs * f64::from(second).max(60.0) - erlangs * 60.0);
