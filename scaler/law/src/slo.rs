@@ -42,7 +42,7 @@ const STARTUP_GUESS: f64 = 3.0;
 /// The time that a node takes if none was measured, in seconds. Cluster autoscalers take one to five minutes.
 const NODE_GUESS: f64 = 120.0;
 
-/// The time for which the law plans a replica, in leads of that replica. Loads to which the load may jump within it count, too.
+/// The time for which the law plans, in leads. Loads to which the load may jump within it count, too.
 const HORIZON: f64 = 2.0;
 
 /// The load is taken to be higher by this share when the law decides whether a replica is still used. Without it, the
@@ -331,24 +331,27 @@ impl State {
         late[1..].windows(2).rposition(is_worth).map_or(1, |index| index + 2)
     }
 
-    /// What each level saves: level 2 first. A level whose replica would serve later plans for the loads of a longer time,
-    /// and for a longer rise. `late` are the requests that were late since the last tick with 0, 1, 2, … replicas.
+    /// What each level saves: level 2 first. A level whose replica would serve later plans for a longer rise. `late` are the
+    /// requests that were late since the last tick with 0, 1, 2, … replicas.
+    ///
+    /// All levels plan for the jumps within the shortest lead. With the longer leads of the last of 10,000 replicas, the
+    /// load may jump to any load that was ever believed in, and a law that has just started would add them all.
     fn savings(&self, at: Duration, terms: &Terms, leads: Leads, late: &[f64]) -> Vec<(Terms, Saving)> {
-        let loads = self.filter.loads();
-        let mut savings = Vec::with_capacity(self.levels.len());
-        for (replicas, lead) in leads.groups(self.levels.len() + 1) {
-            let ahead = self.filter.ahead(HORIZON * lead);
+        let (loads, most) = (self.filter.loads(), self.levels.len() + 1);
+        let ahead = self.filter.ahead(HORIZON * terms.lead);
+        let cautious = self.table.expected(loads, &ahead, 1.0 + MARGIN, 0.0, 0..=most);
+        let saved = |late: &[f64]| (late[0] - late[1]).max(0.0);
+        let mut savings = Vec::with_capacity(most);
+        for (replicas, lead) in leads.groups(most) {
             let with_one_less = replicas.start() - 1..=*replicas.end();
             let rise = self.rise(at, terms.elapsed, lead);
-            let expected = self.table.expected(loads, &ahead, 1.0, rise, with_one_less.clone());
-            let cautious = self.table.expected(loads, &ahead, 1.0 + MARGIN, 0.0, with_one_less.clone());
-            let late = expected.windows(2).zip(cautious.windows(2)).zip(late[with_one_less].windows(2));
-            let saved = |late: &[f64]| (late[0] - late[1]).max(0.0);
-            savings.extend(late.map(|((expected, cautious), since_last_tick)| {
+            let expected = self.table.expected(loads, &ahead, 1.0, rise, with_one_less);
+            savings.extend(replicas.zip(expected.windows(2)).map(|(replicas, expected)| {
+                let pair = replicas - 1..=replicas;
                 let saving = Saving {
                     expected: saved(expected),
-                    cautious: saved(cautious),
-                    since_last_tick: saved(since_last_tick),
+                    cautious: saved(&cautious[pair.clone()]),
+                    since_last_tick: saved(&late[pair]),
                 };
                 (Terms { lead, ..*terms }, saving)
             }));

@@ -376,3 +376,25 @@ fn the_law_plans_earlier_for_a_large_rise_if_the_platform_adds_few_replicas_per_
     let found = [f64::INFINITY, 20.0].map(|rate| planned_at(rate, 0.1, 405));
     assert_eq!(found[0], found[1]);
 }
+
+#[test]
+fn a_fresh_law_adds_no_replicas_for_jumps_within_the_lead_of_the_last_replica() {
+    let objective = Objective { latency: S(0.5), quantile: 0.99 };
+    let bounds = |starts_per_second| Settings {
+        objective,
+        interval: S(0.5),
+        delay: Duration::ZERO,
+        starts_per_second,
+        min: 1,
+        max: 10_000,
+    };
+    let most = [f64::INFINITY, 20.0].map(|rate| {
+        let mut law = Slo::new(&bounds(rate));
+        let decide = |tick: u32| {
+            let second = 0.5 * f64::from(tick);
+            law.decide(&observation(second, 5000.0 * second, ready(500))).replicas
+        };
+        (0..60).filter_map(decide).max()
+    });
+    assert_eq!(most[0], most[1]);
+}
