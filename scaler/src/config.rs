@@ -283,6 +283,21 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_added_at_a_limited_rate_and_processes_at_once() {
+        let rate = |flags: &[&str]| {
+            let law = format!("{:?}", processes(flags).expect("good").law);
+            let (_, rest) = law.split_once("starts_per_second: ").expect("the law has its settings");
+            rest.split_once(',').expect("there are more settings").0.to_owned()
+        };
+        let deployment = "--target=deployment:shop/a";
+        assert_eq!(rate(&[]), "inf");
+        assert_eq!(rate(&["--pods-per-second=5"]), "inf");
+        assert_eq!(rate(&[deployment]), "20.0");
+        assert_eq!(rate(&[deployment, "--pods-per-second=75"]), "75.0");
+        assert_eq!(rate(&[deployment, "--pods-per-second=inf"]), "inf");
+    }
+
+    #[test]
     fn targets_of_one_name_have_leases_of_their_own() {
         let mut leases = std::collections::BTreeSet::new();
         for target in
@@ -309,6 +324,10 @@ mod tests {
         for (flags, word) in [
             (&["--min=3", "--max=2"][..], "--min (3)"),
             (&["--memory-limit=512"], "at least 16.0 MiB"),
+            (&["--pods-per-second=0"], "--pods-per-second (0) must be at least 0.1"),
+            (&["--pods-per-second=-20"], "--pods-per-second"),
+            (&["--pods-per-second=NaN"], "--pods-per-second (NaN)"),
+            (&["--pods-per-second=many"], "--pods-per-second"),
             (&["--policy=magic"], "magic"),
             (&["--policy=rate:0"], "rate:0"),
             (&["--policy=rate:NaN"], "rate:NaN"),

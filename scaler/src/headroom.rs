@@ -100,7 +100,14 @@ mod tests {
     fn no_room_is_kept_while_no_requests_arrive() {
         let interval = Duration::from_millis(500);
         let objective = Objective { latency: interval, quantile: 0.99 };
-        let mut law = Slo::new(&Settings { objective, interval, delay: Duration::ZERO, min: 0, max: 20 });
+        let mut law = Slo::new(&Settings {
+            objective,
+            interval,
+            delay: Duration::ZERO,
+            starts_per_second: f64::INFINITY,
+            min: 0,
+            max: 20,
+        });
         let mut placeholders = Vec::new();
         // A hundred requests per second arrive for a minute, and then none for five minutes.
         for second in 0..360_u32 {

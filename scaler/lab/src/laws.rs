@@ -26,6 +26,7 @@ use std::time::Duration;
 
 const KINDS: &[LawKind] = &[
     slo::KIND,
+    AT_ONCE,
     windows::KIND,
     concurrency::KIND,
     queue::KIND,
@@ -37,6 +38,15 @@ const KINDS: &[LawKind] = &[
     rate::KIND,
     fixed::KIND,
 ];
+
+/// The law `slo` that does not know how many replicas the platform adds per second.
+const AT_ONCE: LawKind = LawKind {
+    name: "slo-at-once",
+    make: |settings, parameter| {
+        (slo::KIND.make)(&Settings { starts_per_second: f64::INFINITY, ..*settings }, parameter)
+    },
+    ..slo::KIND
+};
 
 /// The laws that can scale a live system: all but `cpu`.
 pub const LIVE: Table = Table {
@@ -62,7 +72,8 @@ pub enum LawChoice {
 impl LawChoice {
     /// Whether the law is made for the production scaler's limits: whether it is `slo`, or what `slo` was before.
     pub fn needs_limits(&self) -> bool {
-        matches!(self, Self::Live(name) if [slo::KIND.name, windows::KIND.name].contains(&name.as_str()))
+        let names = [slo::KIND.name, AT_ONCE.name, windows::KIND.name];
+        matches!(self, Self::Live(name) if names.contains(&name.as_str()))
     }
 
     /// Whether the law can start the first replica. A law that cannot would leave `--min 0` without any replica for
@@ -92,7 +103,14 @@ impl LawChoice {
 fn parse_kind(text: &str) -> Result<LawKind, table::UnknownLaw> {
     // These settings have no effect: the kind, and whether the parameter is valid, depend on `text` only.
     let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
-    let settings = Settings { objective, interval: Duration::from_secs(1), delay: Duration::ZERO, min: 1, max: 1 };
+    let settings = Settings {
+        objective,
+        interval: Duration::from_secs(1),
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: 1,
+        max: 1,
+    };
     PLANT.make(text, &settings).map(|(kind, _)| kind)
 }
 
@@ -142,6 +160,7 @@ mod tests {
     fn laws_are_parsed_and_printed_with_their_parameters() {
         for text in [
             "slo",
+            "slo-at-once",
             "windows",
             "latency-step",
             "latency-step:0.4",
@@ -201,7 +220,14 @@ mod tests {
     #[test]
     fn the_hpa_cannot_scale_a_live_system() {
         let objective = Objective { latency: Duration::from_secs(1), quantile: 0.99 };
-        let settings = Settings { objective, interval: Duration::from_secs(1), delay: Duration::ZERO, min: 1, max: 1 };
+        let settings = Settings {
+            objective,
+            interval: Duration::from_secs(1),
+            delay: Duration::ZERO,
+            starts_per_second: f64::INFINITY,
+            min: 1,
+            max: 1,
+        };
         let error = LIVE.make("cpu:70", &settings).expect_err("refused").to_string();
         assert!(error.contains("kubectl autoscale"), "{error}");
     }

@@ -10,6 +10,8 @@
 //! is scaled by the variation of the service times as Kingman's formula scales the mean wait. With an overload, the
 //! share tends to (x − n) ÷ x: what the replicas cannot serve is late.
 
+use std::ops::RangeInclusive;
+
 /// The service of a replica, and the time for which requests may wait.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Waiting {
@@ -36,8 +38,15 @@ impl Waiting {
     }
 }
 
+/// The exponent k (x − n) above which the share in an overload is 1 − n ÷ x to the last digit of a float. Without this
+/// limit, a table for thousands of replicas would take a second, and nearly all of it for such shares.
+const FLUID: f64 = 40.0;
+
 /// The formula of the module. `exponent` is k (n − x), and `inverse_loss` is v.
 fn late_share(load: f64, replicas: f64, exponent: f64, inverse_loss: f64, decay: f64) -> f64 {
+    if exponent < -FLUID {
+        return 1.0 - replicas / load;
+    }
     // The integral of exp(−k (n − x) t) over the wait, with a limit for n = x.
     let integral = |exponent: f64| if exponent.abs() < 1e-9 { 1.0 } else { -(-exponent).exp_m1() / exponent };
     let share = if exponent >= 0.0 {
@@ -51,22 +60,26 @@ fn late_share(load: f64, replicas: f64, exponent: f64, inverse_loss: f64, decay:
     (share * load / replicas).clamp(0.0, 1.0)
 }
 
+/// The late requests per second below which none counts: one in thirty years.
+const NONE: f64 = 1e-9;
+
 /// Late requests per second for each load of a grid and each number of replicas.
 #[derive(Debug)]
 pub struct LateTable {
     waiting: Waiting,
-    /// The highest number of replicas.
-    most: usize,
-    /// The late requests per second with 0 to `most` replicas at the first load, then at the second, and so on.
-    late: Vec<f64>,
+    /// For each load, the late requests per second with 0, 1, 2, … replicas, up to the highest number of replicas, or to
+    /// the last one with which any request is late.
+    late: Vec<Vec<f64>>,
 }
 
 impl LateTable {
     /// The table for the loads of a grid, in erlangs, and for 0 to `most` replicas.
     pub fn new(waiting: Waiting, loads: &[f64], most: usize) -> Self {
-        let row =
-            |&load: &f64| waiting.late_shares(load).take(most + 1).map(move |share| share * load / waiting.service);
-        Self { waiting, most, late: loads.iter().flat_map(row).collect() }
+        let row = |&load: &f64| {
+            let late = waiting.late_shares(load).take(most + 1).map(|share| share * load / waiting.service);
+            late.take_while(|late| *late > NONE).collect()
+        };
+        Self { waiting, late: loads.iter().map(row).collect() }
     }
 
     /// Whether `waiting` differs by at most about one per cent from that of the table.
@@ -78,15 +91,24 @@ impl LateTable {
             && is_near(limit, waiting.limit)
     }
 
-    /// The expected number of late requests per second with 0, 1, 2, … replicas. `probabilities` has the probability of
-    /// each load of the grid `loads`. Each load is multiplied by `factor`, and then raised by `rise` erlangs.
-    pub fn expected(&self, loads: &[f64], probabilities: &[f64], factor: f64, rise: f64) -> Vec<f64> {
+    /// The expected number of late requests per second with each of the numbers `replicas` of replicas. `probabilities` has
+    /// the probability of each load of the grid `loads`. Each load is multiplied by `factor`, and then raised by `rise`
+    /// erlangs.
+    pub fn expected(
+        &self,
+        loads: &[f64],
+        probabilities: &[f64],
+        factor: f64,
+        rise: f64,
+        replicas: RangeInclusive<usize>,
+    ) -> Vec<f64> {
         /// Loads that are less probable are left out, since most loads of a grid are hardly possible.
         const NEGLIGIBLE: f64 = 1e-7;
-        let mut late = vec![0.0; self.most + 1];
+        let first = *replicas.start();
+        let mut expected = vec![0.0; replicas.count()];
         let mut add = |index: usize, weight: f64| {
-            let row = &self.late[index * (self.most + 1)..][..=self.most];
-            late.iter_mut().zip(row).for_each(|(sum, late)| *sum += weight * late);
+            let row = self.late[index].get(first..).unwrap_or_default();
+            expected.iter_mut().zip(row).for_each(|(sum, late)| *sum += weight * late);
         };
         for (&load, &probability) in loads.iter().zip(probabilities).filter(|(_, weight)| **weight > NEGLIGIBLE) {
             let moved = load * factor + rise;
@@ -98,6 +120,6 @@ impl LateTable {
                 }
             }
         }
-        late
+        expected
     }
 }

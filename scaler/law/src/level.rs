@@ -26,15 +26,17 @@ const SHORTEST_HOLD: f64 = 2.0;
 /// The longest hold, in seconds.
 const LONGEST_HOLD: f64 = 600.0;
 
-/// The prices and times that hold for all levels at a tick.
+/// The prices and times that hold for a level at a tick.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
     /// Seconds since the last tick.
     pub elapsed: f64,
     /// The price of a late request, in replica-seconds.
     pub price: f64,
-    /// The time until a replica that is added now would serve, in seconds. It is also what a start costs: a replica that
-    /// starts costs as much as one that serves.
+    /// The price of a start, in replica-seconds: a replica that starts costs as much as one that serves. It is also the
+    /// shortest lead, since a replica that waits for its creation costs nothing.
+    pub start: f64,
+    /// The time until the replica of the level would serve if it is added now, in seconds.
     pub lead: f64,
 }
 
@@ -72,7 +74,7 @@ pub struct Level {
 struct LateForLack {
     /// The estimate.
     requests: f64,
-    /// The measurement in progress: its seconds and its requests.
+    /// The measurement in progress: the seconds that are left, and its requests.
     measured: Option<(f64, f64)>,
     /// The estimate before that measurement.
     before: f64,
@@ -80,16 +82,16 @@ struct LateForLack {
 
 impl LateForLack {
     /// Learns from the requests since the last tick. `comes_back` is whether the level is worth its price again after
-    /// more than a lead.
+    /// more than a start.
     fn learn(&mut self, terms: &Terms, requests: f64, comes_back: bool) {
         if comes_back && self.measured.is_none() {
-            (self.measured, self.before) = (Some((0.0, 0.0)), self.requests);
+            (self.measured, self.before) = (Some((terms.lead, 0.0)), self.requests);
         }
-        let Some((seconds, sum)) = &mut self.measured else { return };
-        *seconds += terms.elapsed;
+        let Some((left, sum)) = &mut self.measured else { return };
+        *left -= terms.elapsed;
         *sum += requests;
         self.requests = self.requests.max(*sum);
-        if *seconds > terms.lead {
+        if *left < 0.0 {
             self.requests = sum.max(self.before + FORGET * (*sum - self.before));
             self.measured = None;
         }
@@ -110,13 +112,13 @@ impl Level {
         let is_worth = gain > 1.0;
         let is_used = is_worth || (self.is_on && terms.price * saving.cautious > 1.0);
         self.regret = if is_worth && !self.is_on { self.regret + terms.elapsed * (gain - 1.0) } else { 0.0 };
-        self.late_for_lack.learn(terms, saving.since_last_tick, is_worth && self.idle > terms.lead);
-        self.is_on |= is_worth && self.regret >= START_SHARE * terms.lead;
+        self.late_for_lack.learn(terms, saving.since_last_tick, is_worth && self.idle > terms.start);
+        self.is_on |= is_worth && self.regret >= START_SHARE * terms.start;
         // A hold saves the cost of another start, so it ends if the replica is not there: a limit never granted it, or the
         // cluster had no room. Otherwise it would be started later for a load that has long gone.
         self.is_on &= is_worth || is_desired;
         if is_used {
-            if self.idle > 2.0 * terms.lead {
+            if self.idle > 2.0 * terms.start {
                 self.comes_back = self.idle < self.absence(terms).min(LONGEST_HOLD);
             }
             self.idle = 0.0;
@@ -129,7 +131,7 @@ impl Level {
 
     /// The cost of an absence, in replica-seconds: a start, and the requests that come late for lack of the replica.
     fn absence(&self, terms: &Terms) -> f64 {
-        terms.lead + terms.price * self.late_for_lack.requests
+        terms.start + terms.price * self.late_for_lack.requests
     }
 
     /// The idle time after which the level stops, in seconds.
@@ -145,7 +147,7 @@ impl Level {
             is_on: self.is_on,
             worth,
             regret: self.regret,
-            starts_at: START_SHARE * terms.lead,
+            starts_at: START_SHARE * terms.start,
             idle_seconds: self.idle,
             hold_seconds: self.hold(terms),
         }

@@ -41,6 +41,7 @@ pub mod cadence;
 pub mod full_speed;
 pub mod histogram;
 pub mod lateness;
+pub mod lead;
 pub mod level;
 pub mod load_filter;
 pub mod observation;

@@ -6,6 +6,7 @@
 use crate::backlog::Backlogs;
 use crate::cadence::Cadence;
 use crate::lateness::{LateTable, Waiting};
+use crate::lead::Leads;
 use crate::level::{Level, Saving, Terms};
 use crate::load_filter::LoadFilter;
 use crate::observation::Observation;
@@ -96,7 +97,7 @@ pub struct Plan {
     /// The longest wait with which a request still meets the objective, in seconds.
     #[serde(rename = "patience_seconds")]
     pub wait_limit_seconds: f64,
-    /// The time until a replica that is added now would serve, in seconds.
+    /// The time until a replica that is added now would serve, in seconds. Further replicas may take longer.
     pub lead_seconds: f64,
     /// The price of a late request, in replica-seconds.
     pub late_price: f64,
@@ -218,8 +219,15 @@ impl Slo {
         let startup = seen.startup.map_or(STARTUP_GUESS, |startup| startup.as_secs_f64());
         let price = waiting.service / (1.0 - self.settings.objective.quantile);
         let node = seen.node_time.map_or(NODE_GUESS, |time| time.as_secs_f64());
-        let lead = startup + (self.settings.interval + self.settings.delay).as_secs_f64();
-        let terms = Terms { elapsed, price, lead };
+        let leads = Leads {
+            startup,
+            decision: (self.settings.interval + self.settings.delay).as_secs_f64(),
+            starts_per_second: self.settings.starts_per_second,
+            ready: seen.replicas.ready,
+            desired: seen.replicas.desired,
+        };
+        let lead = leads.shortest();
+        let terms = Terms { elapsed, price, start: lead, lead };
         // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
         // that is more counted, and nothing that is less, chance would raise the load.
         if seen.is_partial {
@@ -234,7 +242,8 @@ impl Slo {
             state.partial = (0.0, 0.0);
             state.filter.learn(elapsed, arrivals, waiting.service, terms.lead);
         }
-        let rise = state.rise(seen.at, &terms);
+        state.means.push(seen.at, state.filter.mean());
+        let rise = state.rise(seen.at, elapsed, lead);
         let plan = Plan {
             queue_length: seen.queue_length,
             arrivals_per_second: state.filter.mean() / waiting.service,
@@ -251,7 +260,9 @@ impl Slo {
             ..Plan::default()
         };
         let desired = seen.replicas.desired + seen.replicas.lost;
-        state.tick(plan, &terms, rise, arrivals, waiting, desired)
+        let late = state.backlogs.add(elapsed, arrivals, waiting);
+        let savings = state.savings(seen.at, &terms, leads, &late);
+        state.tick(plan, &terms, rise, &savings, desired)
     }
 
     /// The service times, and the wait that they leave.
@@ -296,12 +307,11 @@ impl State {
         }
     }
 
-    /// The erlangs by which the load will have risen when a new replica serves, if it goes on to rise as it did lately.
-    /// Both halves of that time must have seen a rise, since a jump is no trend. A jump that the filter believes little
-    /// by little may still look like one for a moment.
-    fn rise(&mut self, at: Duration, &Terms { lead, elapsed, .. }: &Terms) -> f64 {
+    /// The erlangs by which the load will have risen after `lead` seconds, if it goes on to rise as it did lately. Both
+    /// halves of that time must have seen a rise, since a jump is no trend. A jump that the filter believes little by
+    /// little may still look like one for a moment. The last tick took `elapsed` seconds.
+    fn rise(&self, at: Duration, elapsed: f64, lead: f64) -> f64 {
         let mean = self.filter.mean();
-        self.means.push(at, mean);
         let span = lead.max(SHORTEST_RISE).max(2.0 * elapsed);
         let ago = |seconds: f64| {
             let then = at.checked_sub(Duration::from_secs_f64(seconds)).and_then(|then| self.means.at(then));
@@ -316,26 +326,46 @@ impl State {
     /// and a replica serves on it.
     fn needed_with_node(&self, terms: &Terms, node: f64) -> usize {
         let ahead = self.filter.ahead(HORIZON * terms.lead + node);
-        let late = self.table.expected(self.filter.loads(), &ahead, 1.0, 0.0);
+        let late = self.table.expected(self.filter.loads(), &ahead, 1.0, 0.0, 0..=self.levels.len() + 1);
         let is_worth = |pair: &[f64]| terms.price * (pair[0] - pair[1]) > 1.0;
         late[1..].windows(2).rposition(is_worth).map_or(1, |index| index + 2)
     }
 
-    /// Lets each level learn from a tick, and completes the plan. The target has `desired` replicas.
-    fn tick(&mut self, plan: Plan, terms: &Terms, rise: f64, arrivals: f64, waiting: Waiting, desired: usize) -> Plan {
+    /// What each level saves: level 2 first. A level whose replica would serve later plans for a longer rise. `late` are the
+    /// requests that were late since the last tick with 0, 1, 2, … replicas.
+    ///
+    /// All levels plan for the jumps within the shortest lead. With the longer leads of the last of 10,000 replicas, the
+    /// load may jump to any load that was ever believed in, and a law that has just started would add them all.
+    fn savings(&self, at: Duration, terms: &Terms, leads: Leads, late: &[f64]) -> Vec<(Terms, Saving)> {
+        let (loads, most) = (self.filter.loads(), self.levels.len() + 1);
         let ahead = self.filter.ahead(HORIZON * terms.lead);
-        let expected = self.table.expected(self.filter.loads(), &ahead, 1.0, rise);
-        let cautious = self.table.expected(self.filter.loads(), &ahead, 1.0 + MARGIN, 0.0);
-        let late = self.backlogs.add(terms.elapsed, arrivals, waiting);
-        let saved = |late: &[f64], replicas: usize| (late[replicas - 1] - late[replicas]).max(0.0);
+        let cautious = self.table.expected(loads, &ahead, 1.0 + MARGIN, 0.0, 0..=most);
+        let saved = |late: &[f64]| (late[0] - late[1]).max(0.0);
+        let mut savings = Vec::with_capacity(most);
+        for (replicas, lead) in leads.groups(most) {
+            let with_one_less = replicas.start() - 1..=*replicas.end();
+            let rise = self.rise(at, terms.elapsed, lead);
+            let expected = self.table.expected(loads, &ahead, 1.0, rise, with_one_less);
+            savings.extend(replicas.zip(expected.windows(2)).map(|(replicas, expected)| {
+                let pair = replicas - 1..=replicas;
+                let saving = Saving {
+                    expected: saved(expected),
+                    cautious: saved(&cautious[pair.clone()]),
+                    since_last_tick: saved(&late[pair]),
+                };
+                (Terms { lead, ..*terms }, saving)
+            }));
+        }
+        // Level 1 needs no decision: it is on as long as requests arrive.
+        savings.split_off(1)
+    }
+
+    /// Lets each level learn from a tick, and completes the plan. The load is expected to rise by `rise` erlangs within the
+    /// shortest lead, and the target has `desired` replicas.
+    fn tick(&mut self, plan: Plan, terms: &Terms, rise: f64, savings: &[(Terms, Saving)], desired: usize) -> Plan {
         let (mut needed, mut last) = (1, 1);
-        for (level, replicas) in self.levels.iter_mut().zip(2..) {
-            let saving = Saving {
-                expected: saved(&expected, replicas),
-                cautious: saved(&cautious, replicas),
-                since_last_tick: saved(&late, replicas),
-            };
-            if level.tick(terms, &saving, replicas <= desired) {
+        for ((level, replicas), (terms, saving)) in self.levels.iter_mut().zip(2..).zip(savings) {
+            if level.tick(terms, saving, replicas <= desired) {
                 last = replicas;
             }
             if terms.price * saving.expected > 1.0 {
@@ -344,12 +374,13 @@ impl State {
         }
         let shown = last.saturating_sub(1).max(2)..=(last + 2).min(self.levels.len() + 1);
         let levels = shown.map(|replicas| {
-            let level = &self.levels[replicas - 2];
-            let worth = terms.price * saved(&expected, replicas);
-            level.plan(replicas, worth, terms)
+            let (level, (terms, saving)) = (&self.levels[replicas - 2], &savings[replicas - 2]);
+            level.plan(replicas, terms.price * saving.expected, terms)
         });
+        let ahead = self.filter.ahead(HORIZON * terms.lead);
+        let late = |replicas| self.table.expected(self.filter.loads(), &ahead, 1.0, rise, replicas..=replicas)[0];
         // Without a replica, all requests that are expected would be late.
-        let predicted_late = (expected[last] / expected[0].max(f64::MIN_POSITIVE)).min(1.0);
+        let predicted_late = (late(last) / late(0).max(f64::MIN_POSITIVE)).min(1.0);
         Plan { needed, predicted_late, levels: levels.collect(), ..plan }
     }
 }

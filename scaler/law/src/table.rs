@@ -64,6 +64,8 @@ pub struct Settings {
     pub interval: Duration,
     /// The time from a recommendation until the number of replicas changes: zero if the scaler itself changes it.
     pub delay: Duration,
+    /// The most replicas that the platform adds per second; infinite if it adds any number at once.
+    pub starts_per_second: f64,
     /// The fewest replicas that may run.
     pub min: usize,
     /// The most replicas that may run.

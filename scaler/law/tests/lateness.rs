@@ -23,7 +23,9 @@ fn without_waiting_the_share_is_that_of_erlangs_loss_formula() {
 fn an_overload_is_late_and_a_long_wait_limit_saves_the_rest() {
     let waiting = Waiting { service: 0.1, squared_variation: 0.0, limit: 100.0 };
     // What two of five replicas' load exceeds is late. At the edge, where n = x, nearly nothing is.
-    for (replicas, load, expected) in [(2, 5.0, 0.6), (5, 5.0, 0.0), (6, 5.0, 0.0), (1, 800.0, 799.0 / 800.0)] {
+    for (replicas, load, expected) in
+        [(2, 5.0, 0.6), (5, 5.0, 0.0), (6, 5.0, 0.0), (1, 800.0, 799.0 / 800.0), (3000, 4000.0, 0.25)]
+    {
         let found = share(waiting, replicas, load);
         assert!((found - expected).abs() < 1e-3, "{replicas} replicas, {load} erlangs: {found}");
     }
@@ -43,7 +45,20 @@ fn a_table_is_used_until_the_service_times_have_changed() {
     }
     // With no replica, all 10 or 20 requests per second are late. Between two loads of the grid, the figure is between.
     for (factor, rise, expected) in [(1.0, 0.0, 10.0), (1.5, 0.0, 15.0), (1.0, 0.25, 12.5), (9.0, 0.0, 20.0)] {
-        assert!((table.expected(&[1.0, 2.0], &[1.0, 0.0], factor, rise)[0] - expected).abs() < 1e-9);
+        assert!((table.expected(&[1.0, 2.0], &[1.0, 0.0], factor, rise, 0..=0)[0] - expected).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn a_part_of_the_expected_late_requests_is_that_of_all() {
+    let waiting = Waiting { service: 0.1, squared_variation: 0.5, limit: 0.3 };
+    // With a load of 0.02 erlangs, no request is late with the highest numbers of replicas.
+    let (loads, probabilities) = ([0.02, 5.0, 900.0], [0.5, 0.3, 0.2]);
+    let table = LateTable::new(waiting, &loads, 1000);
+    let all = table.expected(&loads, &probabilities, 1.02, 1.5, 0..=1000);
+    assert_eq!(all.len(), 1001);
+    for part in [0..=0, 3..=8, 890..=1000, 1000..=1000] {
+        assert_eq!(table.expected(&loads, &probabilities, 1.02, 1.5, part.clone()), all[part.clone()], "{part:?}");
     }
 }
 

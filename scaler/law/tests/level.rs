@@ -3,7 +3,7 @@
 use law::level::{Level, Saving, Terms};
 
 /// A late request costs 5 replica-seconds, and a start takes 3.5 s.
-const TERMS: Terms = Terms { elapsed: 0.5, price: 5.0, lead: 3.5 };
+const TERMS: Terms = Terms { elapsed: 0.5, price: 5.0, start: 3.5, lead: 3.5 };
 
 /// Lets the level learn `seconds` with these late requests per second that it would save. Returns the seconds in which
 /// the replica should be there.
@@ -58,7 +58,7 @@ fn what_an_absence_costs_is_measured_anew_each_time_the_load_comes_back() {
 
 #[test]
 fn a_level_that_is_used_is_on_even_if_starts_take_no_time() {
-    let terms = Terms { lead: 0.0, ..TERMS };
+    let terms = Terms { start: 0.0, lead: 0.0, ..TERMS };
     let saving = Saving { expected: 1.0, cautious: 1.0, since_last_tick: 0.0 };
     let mut level = Level::new(false);
     assert!((0..9).all(|_| level.tick(&terms, &saving, true)));

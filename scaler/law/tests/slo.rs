@@ -11,7 +11,14 @@ const S: fn(f64) -> Duration = Duration::from_secs_f64;
 
 fn law() -> Slo {
     let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    Slo::new(&Settings { objective, interval: S(1.0), delay: Duration::ZERO, min: 0, max: 50 })
+    Slo::new(&Settings {
+        objective,
+        interval: S(1.0),
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: 0,
+        max: 50,
+    })
 }
 
 fn ready(ready: usize) -> Replicas {
@@ -72,7 +79,14 @@ fn a_rise_that_goes_on_is_extrapolated_over_the_lead() {
 fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
     for (startup, most) in [(3.0, 3), (40.0, 12)] {
         let objective = Objective { latency: S(0.5), quantile: 0.99 };
-        let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, min: 1, max: 500 });
+        let mut law = Slo::new(&Settings {
+            objective,
+            interval: S(0.5),
+            delay: Duration::ZERO,
+            starts_per_second: f64::INFINITY,
+            min: 1,
+            max: 500,
+        });
         for tick in 0..600 {
             let second = 0.5 * f64::from(tick);
             let seen = Observation { startup: Some(S(startup)), ..observation(second, 10.0 * second, ready(2)) };
@@ -86,7 +100,14 @@ fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
 /// `arrivals` are the requests until each half second since the start. One replica answers, at 0.2 s for a request.
 fn follow(startup: f64, most: usize, arrivals: impl Iterator<Item = f64>) -> Vec<Recommendation> {
     let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, min: 1, max: 10 });
+    let mut law = Slo::new(&Settings {
+        objective,
+        interval: S(0.5),
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: 1,
+        max: 10,
+    });
     let (mut desired, mut answers) = (1, 0.0_f64);
     let decide = |(tick, arrivals): (u32, f64)| {
         answers = (answers + 2.5).min(arrivals);
@@ -264,7 +285,14 @@ fn more_arrivals_of_a_partial_observation_are_a_rise() {
 #[test]
 fn an_objective_below_the_service_time_is_named_and_the_load_is_served() {
     let objective = Objective { latency: S(0.08), quantile: 0.99 };
-    let mut law = Slo::new(&Settings { objective, interval: S(1.0), delay: Duration::ZERO, min: 1, max: 50 });
+    let mut law = Slo::new(&Settings {
+        objective,
+        interval: S(1.0),
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: 1,
+        max: 50,
+    });
     let mut decide = |second: u32| law.decide(&observation(second.into(), 40.0 * f64::from(second), ready(10)));
     let found = (0..60).map(&mut decide).last().expect("there is a second");
     assert_eq!(found.reason, "unattainable");
@@ -281,7 +309,7 @@ proptest! {
         ),
     ) {
         let objective = Objective { latency: S(0.5), quantile: 0.999 };
-        let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, min: 0, max });
+        let mut law = Slo::new(&Settings { objective, interval: S(0.5), delay: Duration::ZERO, starts_per_second: f64::INFINITY, min: 0, max });
         let (mut at, mut total) = (0, 0.0);
         for (milliseconds, arrivals, queue_length, in_flight, replicas, startup, is_partial) in steps {
             (at, total) = (at + milliseconds, total + arrivals);
@@ -322,4 +350,51 @@ fn a_pause_of_the_scaler_is_no_idle_time_of_replicas() {
     // Nothing was observed for an hour.
     let after = law.decide(&observation(4040.0, total + 5.0 * 3600.0, ready(8)));
     assert!(after.replicas >= Some(3), "{after:?}");
+}
+
+/// The first second in which the law recommends `replicas`, at a load that is steady for a minute and then rises by
+/// `erlangs` per second. All recommended replicas serve at once.
+fn planned_at(starts_per_second: f64, erlangs: f64, replicas: usize) -> Option<u32> {
+    let objective = Objective { latency: S(0.5), quantile: 0.99 };
+    let settings =
+        Settings { objective, interval: S(1.0), delay: Duration::ZERO, starts_per_second, min: 1, max: 2000 };
+    let (mut law, mut total, mut desired) = (Slo::new(&settings), 0.0, 500);
+    (0..160).find(|&second| {
+        total += 10.0 * (400.0 + erlangs * f64::from(second).max(60.0) - erlangs * 60.0);
+        let found = law.decide(&observation(second.into(), total, ready(desired)));
+        desired = found.replicas.unwrap_or(desired).max(1);
+        second > 60 && desired >= replicas
+    })
+}
+
+#[test]
+fn the_law_plans_earlier_for_a_large_rise_if_the_platform_adds_few_replicas_per_second() {
+    // The load rises by 8 erlangs per second, from 400.
+    let found = [f64::INFINITY, 20.0, 10.0].map(|rate| planned_at(rate, 8.0, 900).expect("the load reaches 1200"));
+    assert!(found[1] + 2 <= found[0] && found[2] + 10 <= found[0], "{found:?}");
+    // A rise for which the first new replicas are enough is planned as before.
+    let found = [f64::INFINITY, 20.0].map(|rate| planned_at(rate, 0.1, 405));
+    assert_eq!(found[0], found[1]);
+}
+
+#[test]
+fn a_fresh_law_adds_no_replicas_for_jumps_within_the_lead_of_the_last_replica() {
+    let objective = Objective { latency: S(0.5), quantile: 0.99 };
+    let bounds = |starts_per_second| Settings {
+        objective,
+        interval: S(0.5),
+        delay: Duration::ZERO,
+        starts_per_second,
+        min: 1,
+        max: 10_000,
+    };
+    let most = [f64::INFINITY, 20.0].map(|rate| {
+        let mut law = Slo::new(&bounds(rate));
+        let decide = |tick: u32| {
+            let second = 0.5 * f64::from(tick);
+            law.decide(&observation(second, 5000.0 * second, ready(500))).replicas
+        };
+        (0..60).filter_map(decide).max()
+    });
+    assert_eq!(most[0], most[1]);
 }

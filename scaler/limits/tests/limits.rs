@@ -1,5 +1,6 @@
 //! What each limit makes of recommendations.
 
+use law::histogram::Histogram;
 use law::observation::{Observation, Replicas};
 use limits::Limit::{self, Bounded, Full, Granted, Occupied, Paced, Partial, Stabilised};
 use limits::{Guard, Limiter, Limits};
@@ -216,4 +217,31 @@ fn lost_replicas_are_replaced() {
         let found = Limiter::new(limits).apply(&observed, Some(recommended));
         assert_eq!(found, expected, "{recommended} recommended, with {limits:?}");
     }
+}
+
+#[test]
+fn a_thousand_replicas_that_are_added_one_after_the_other_reach_no_ceiling() {
+    let mut limiter = Limiter::new(Limits { settle: S(20), outage: S(2), ..guarded(1, 10_000) });
+    let mut answers = 0.0;
+    let mut apply = |second: u64, desired: usize, ready: usize, recommended: usize| {
+        // More requests wait than the ready replicas can answer, until nearly all of the new ones serve.
+        let queue_length = if ready < 3400 { 500.0 } else { 0.0 };
+        answers += 33.0 * ready as f64;
+        let service = Histogram { buckets: vec![(f64::INFINITY, answers)], sum: 0.03 * answers };
+        let replicas = Replicas { desired, ready, starting: desired - ready, ..Replicas::default() };
+        let capacity = ready as f64;
+        let in_flight = capacity;
+        let seen =
+            Observation { at: S(second), queue_length, in_flight, capacity, service, replicas, ..seen(second, 0) };
+        limiter.apply(&seen, Some(recommended))
+    };
+    for second in 0..60 {
+        assert_eq!(apply(second, 2500, 2500, 2500), (2500, Granted));
+    }
+    // Twenty replicas per second are created, and take 3 s to start.
+    for second in 60..130 {
+        let ready = 2500 + 20 * (second as usize).saturating_sub(63).min(50);
+        assert_eq!(apply(second, 3500, ready, 3500), (3500, Granted), "at {second} s");
+    }
+    assert_eq!(apply(130, 3500, 3500, 3600), (3600, Granted));
 }

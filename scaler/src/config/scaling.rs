@@ -31,6 +31,9 @@ const OUTAGE: Duration = Duration::from_secs(2);
 /// The smallest memory limit that is accepted. A replica needs more, so a smaller limit has the wrong unit.
 const MIN_MEMORY: ByteSize = ByteSize::mib(16);
 
+/// The lowest accepted value of `--pods-per-second`. A control plane that is slower hardly works.
+pub const MIN_PODS_PER_SECOND: f64 = 0.1;
+
 /// The unchecked flags of one target, from the command line or from a section of a file.
 #[derive(Debug, clap::Args)]
 pub struct Section {
@@ -73,6 +76,10 @@ pub struct Section {
     /// Number of replicas that may be removed in a minute; unlimited by default
     #[arg(long, env = "ROUNDHOUSE_DOWN_RATE", value_parser = clap::value_parser!(u32).range(1..))]
     pub down_rate: Option<u32>,
+    /// Number of pods that the control plane creates and binds per second (policy slo): each further replica of a scale-up is
+    /// planned for so much later. 20 is that of a Kubernetes with default settings (not with --target processes)
+    #[arg(long, env = "ROUNDHOUSE_PODS_PER_SECOND", default_value_t = 20.0, value_name = "NUMBER")]
+    pub pods_per_second: f64,
     /// Decide and explain, but change nothing (not with --target processes)
     #[arg(long, env = "ROUNDHOUSE_DRY_RUN")]
     pub dry_run: bool,
@@ -188,7 +195,14 @@ pub fn settings(objective: Duration, quantile: f64, interval: Duration, min: u32
     ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
     ensure!(interval >= Duration::from_millis(100), "--interval ({interval:?}) must be at least 100ms");
     let objective = Objective { latency: objective, quantile };
-    Ok(Settings { objective, interval, delay: Duration::ZERO, min: min as usize, max: max as usize })
+    Ok(Settings {
+        objective,
+        interval,
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: min as usize,
+        max: max as usize,
+    })
 }
 
 impl Section {
@@ -210,6 +224,14 @@ impl Section {
         let mut settings = settings(self.objective, self.quantile, self.interval, self.min, self.max)?;
         if self.advise {
             settings.delay = HPA_PERIOD;
+        }
+        ensure!(
+            self.pods_per_second >= MIN_PODS_PER_SECOND,
+            "--pods-per-second ({}) must be at least {MIN_PODS_PER_SECOND}, such as 20",
+            self.pods_per_second
+        );
+        if self.target != TargetFlag::Processes {
+            settings.starts_per_second = self.pods_per_second;
         }
         let law = self.law(laws, &settings)?;
         let (limits, interval, role, actuation) = (self.limits(&settings), self.interval, self.role, self.actuation());

@@ -376,6 +376,7 @@ mod tests {
                 objective,
                 interval: Duration::from_secs(1),
                 delay: Duration::ZERO,
+                starts_per_second: f64::INFINITY,
                 min: 1,
                 max: 50,
             });

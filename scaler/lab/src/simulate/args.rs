@@ -122,6 +122,8 @@ mod tests {
             (&["--shape=constant", "--dispatchers=0"], "dispatchers"),
             (&["--shape=constant", "--cores=0"], "--cores (0)"),
             (&["--shape=constant", "--cores=NaN"], "--cores"),
+            (&["--shape=constant", "--pods-per-second=0"], "--pods-per-second (0) must be at least 0.1"),
+            (&["--shape=constant", "--pods-per-second=NaN"], "--pods-per-second (NaN)"),
             (&["--shape=constant", "--goal=2"], "--goal (2)"),
             (&["--shape=constant", "--quantile=1"], "--quantile"),
             (&["--shape=constant", "--interval=1ms"], "--interval"),

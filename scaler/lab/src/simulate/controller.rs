@@ -144,6 +144,7 @@ mod tests {
                 objective: Objective { latency: MS(500), quantile: 0.99 },
                 interval: MS(500),
                 delay: Duration::ZERO,
+                starts_per_second: f64::INFINITY,
                 min: 1,
                 max: 6,
             },

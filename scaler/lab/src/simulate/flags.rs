@@ -8,7 +8,7 @@ use admission::Order;
 use anyhow::{Context, Result, ensure};
 use law::table::{Objective, Settings as LawSettings};
 use limits::{Guard, Limits};
-use scaler::config::scaling::SETTLE;
+use scaler::config::scaling::{MIN_PODS_PER_SECOND, SETTLE};
 use scaler::control::OBSERVE;
 use service::options::positive_duration;
 use std::ops::Range;
@@ -40,10 +40,14 @@ pub struct Flags {
     /// Seed of the first simulation of each law; the next simulations have the following seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     pub seed: u64,
-    /// Mean start-up time of a replica, from the request for the replica until it is ready; by default 3s, and in a backtest
-    /// the recorded time
+    /// Mean start-up time of a replica, from its creation until it is ready; by default 3s, and in a backtest the recorded
+    /// time
     #[arg(long, value_parser = humantime::parse_duration)]
     pub startup: Option<Duration>,
+    /// Number of replicas that are created per second, such as 20 for a control plane of Kubernetes; the law slo knows it,
+    /// and slo-at-once does not; unlimited by default
+    #[arg(long, default_value_t = f64::INFINITY)]
+    pub pods_per_second: f64,
     /// Standard deviation ÷ mean of the start-up times, which are log-normal; by default all replicas take the same time
     #[arg(long, default_value_t = 0.0)]
     pub startup_variation: f64,
@@ -181,11 +185,15 @@ impl Flags {
     /// If a flag is out of range, or two flags contradict each other.
     pub fn check(&self) -> Result<()> {
         let Self { min, max, quantile, goal, cores, batch_growth, service_variation, interval, .. } = *self;
-        let Self { startup_variation, mtbf, jitter, .. } = *self;
+        let Self { startup_variation, mtbf, jitter, pods_per_second, .. } = *self;
         ensure!(min <= max, "--min ({min}) must not exceed --max ({max})");
         ensure!(quantile > 0.0 && quantile < 1.0, "--quantile ({quantile}) must lie between 0 and 1, such as 0.99");
         ensure!((0.0..=1.0).contains(&goal), "--goal ({goal}) must lie from 0 to 1, such as 0.999");
         ensure!(cores > 0.0, "--cores ({cores}) must be more than 0");
+        ensure!(
+            pods_per_second >= MIN_PODS_PER_SECOND,
+            "--pods-per-second ({pods_per_second}) must be at least {MIN_PODS_PER_SECOND}, such as 20"
+        );
         if let Some(variation) = service_variation {
             ensure!((0.0..=10.0).contains(&variation), "--service-variation ({variation}) must lie from 0 to 10");
         }
@@ -227,6 +235,7 @@ impl Flags {
                 objective: Objective { latency: self.objective, quantile: self.quantile },
                 interval: self.interval,
                 delay: Duration::ZERO,
+                starts_per_second: self.pods_per_second,
                 min,
                 max,
             },
@@ -261,6 +270,7 @@ impl Flags {
             batch_growth: self.batch_growth,
             service_times,
             startup: self.startup.unwrap_or(defaults.startup),
+            starts_per_second: self.pods_per_second,
             max_placed: self.room as usize,
             cores: self.cores,
             disturbances: Disturbances {

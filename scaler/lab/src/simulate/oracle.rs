@@ -282,6 +282,7 @@ mod tests {
                 objective: Objective { latency: S(0.5), quantile: 0.99 },
                 interval: S(0.5),
                 delay: Duration::ZERO,
+                starts_per_second: f64::INFINITY,
                 min: max,
                 max,
             },

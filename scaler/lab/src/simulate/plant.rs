@@ -3,7 +3,8 @@
 //! The plant decides on admission with the dispatcher's code, and its queues and rotations behave like the dispatcher's.
 //! Replicas take time to start, hold as many requests as they have slots, and compute the requests in forward passes.
 //! Replicas that are stopped first finish the requests that they hold. The events are arrivals, completions, ends of
-//! starts, deaths of replicas, ends of pauses after a refusal, and samples of CPU usage. The plant knows nothing of laws.
+//! starts, deaths of replicas, ends of pauses after a refusal, creations of replicas that wait for their turn, and samples of
+//! CPU usage. The plant knows nothing of laws.
 //!
 //! Messages take no time. So a dispatcher learns at once that a replica is ready, that all of its slots are taken, or
 //! that it has died.
@@ -85,6 +86,8 @@ pub struct Plant {
     replicas: Vec<PlantReplica>,
     /// The numbers of the starting and ready replicas.
     alive: Vec<u32>,
+    /// The instant from which on the next replica may be created.
+    next_creation: u64,
     completions: BinaryHeap<Reverse<Completion>>,
     /// The number of requests that wait at dispatchers or that replicas hold.
     pending: usize,
@@ -124,6 +127,7 @@ impl Plant {
             dispatchers: (0..dispatchers).map(|_| PlantDispatcher::new(&settings)).collect(),
             replicas: Vec::new(),
             alive: Vec::new(),
+            next_creation: 0,
             completions: BinaryHeap::new(),
             pending: 0,
             in_flight: 0,
@@ -141,7 +145,8 @@ impl Plant {
             request_nanoseconds: 0,
             settings,
         };
-        plant.scale(replicas);
+        plant.desired = replicas;
+        (0..plant.placed()).for_each(|_| plant.start_replica());
         let starts: Vec<PhaseEnd> = std::iter::from_fn(|| plant.lifecycle.take_due(NEVER)).collect();
         for PhaseEnd { at, replica } in starts {
             plant.make_ready(replica, Duration::from_nanos(at));
@@ -158,7 +163,7 @@ impl Plant {
             let completion = self.completions.peek().map_or(NEVER, |completion| completion.0.ends);
             let phase_end = self.lifecycle.first().map_or(NEVER, |end| end.at);
             let pause = self.pauses.front().map_or(NEVER, |pause| pause.ends);
-            let rare = phase_end.min(pause).min(self.next_cpu_sample);
+            let rare = phase_end.min(pause).min(self.creation()).min(self.next_cpu_sample);
             let next = arrival.min(completion).min(rare);
             if next > until {
                 break;
@@ -192,16 +197,12 @@ impl Plant {
         }
     }
 
-    /// Sets the number of desired replicas. Starts replicas if there are too few. Stops replicas if there are too many:
-    /// first the starting replicas, and then the newest.
+    /// Sets the number of desired replicas. Creates replicas if there are too few, as fast as the settings permit. Stops
+    /// replicas if there are too many: first the starting replicas, and then the newest.
     pub fn scale(&mut self, desired: usize) {
-        self.count_replica_time();
         self.desired = desired;
-        let placed = desired.min(self.settings.max_placed);
-        while self.alive.len() < placed {
-            self.start_replica();
-        }
-        while self.alive.len() > placed {
+        self.create_replicas();
+        while self.alive.len() > self.placed() {
             self.stop_replica();
         }
     }
@@ -225,8 +226,9 @@ impl Plant {
             replicas: Replicas {
                 desired: self.desired,
                 ready,
-                starting: self.alive.len() - ready,
-                blocked: self.desired - self.alive.len(),
+                // Replicas that wait for their creation count as starting, as those without a pod do in the scaler.
+                starting: self.placed() - ready,
+                blocked: self.desired - self.placed(),
                 lost: 0,
             },
             age: Duration::ZERO,
@@ -267,6 +269,16 @@ impl Plant {
         &self.metrics.latencies
     }
 
+    /// The number of starting and ready replicas.
+    pub fn alive(&self) -> usize {
+        self.alive.len()
+    }
+
+    /// The number of desired replicas that the cluster can place.
+    fn placed(&self) -> usize {
+        self.desired.min(self.settings.max_placed)
+    }
+
     /// The number of ready replicas.
     fn ready(&self) -> usize {
         self.alive.iter().filter(|&&number| self.phase(number) != ReplicaPhase::Starting).count()
@@ -279,6 +291,20 @@ impl Plant {
 
     fn phase(&self, number: u32) -> ReplicaPhase {
         self.replicas[number as usize].phase
+    }
+
+    /// The instant at which the next replica is created; [`NEVER`] if none waits for its creation.
+    fn creation(&self) -> u64 {
+        if self.alive.len() < self.placed() { self.next_creation } else { NEVER }
+    }
+
+    /// Creates the replicas whose turn has come.
+    fn create_replicas(&mut self) {
+        self.count_replica_time();
+        while self.creation() <= self.now {
+            self.start_replica();
+            self.next_creation = self.now + (1e9 / self.settings.starts_per_second) as u64;
+        }
     }
 
     fn start_replica(&mut self) {
@@ -436,8 +462,8 @@ impl Plant {
         }
     }
 
-    /// Handles the event that is due now: the end of a replica's phase, else the end of a pause, or else the CPU
-    /// samples.
+    /// Handles the event that is due now: the end of a replica's phase, else the end of a pause, else the creation of a
+    /// replica, or else the CPU samples.
     fn handle_rare_event(&mut self) {
         if let Some(PhaseEnd { replica: number, .. }) = self.lifecycle.take_due(self.now) {
             let replica = &self.replicas[number as usize];
@@ -451,14 +477,17 @@ impl Plant {
             }
         } else if let Some(pause) = self.pauses.pop_front_if(|pause| pause.ends == self.now) {
             self.end_pause(pause);
+        } else if self.creation() <= self.now {
+            self.create_replicas();
         } else {
             self.sample_cpu();
         }
     }
 
-    /// Lets a ready replica die, and starts another one in its place. The requests that the replica held return to their
+    /// Lets a ready replica die, and creates another one in its place. The requests that the replica held return to their
     /// queues. A request that was in a forward pass takes another service time when it is sent again.
     fn replace_dead(&mut self, number: u32) {
+        self.count_replica_time();
         self.dispatchers.iter_mut().for_each(|dispatcher| dispatcher.rotation.remove(number));
         self.alive.retain(|&alive| alive != number);
         let replica = &mut self.replicas[number as usize];
@@ -477,7 +506,7 @@ impl Plant {
                 self.totals.failed += 1;
             }
         }
-        self.start_replica();
+        self.create_replicas();
     }
 
     fn end_pause(&mut self, pause: Pause) {

@@ -110,7 +110,8 @@ impl Trial<'_> {
             let next = controller.decide(&plant);
             if next != desired {
                 plant.scale(next);
-                (desired, changes, peak) = (next, changes + 1, peak.max(next.min(self.plant.max_placed)));
+                peak = peak.max(plant.alive());
+                (desired, changes) = (next, changes + 1);
                 late_changes += usize::from(at > SETTLED);
             }
             let before = at;
@@ -118,6 +119,7 @@ impl Trial<'_> {
             plant.run(&mut requests, at.saturating_sub(controller.reading_age()).max(before));
             controller.read(&plant);
             plant.run(&mut requests, at);
+            peak = peak.max(plant.alive());
             steps += 1;
             if at == end || steps.is_multiple_of(steps_per_sample) {
                 timeline.push(plant.timeline_sample());

@@ -16,7 +16,14 @@ fn ready(ready: usize) -> Replicas {
 /// request takes 0.1 s.
 fn run(arrivals: &[f64], queue_length: f64, replicas: Replicas) -> Recommendation {
     let objective = Objective { latency: Duration::from_millis(500), quantile: 0.99 };
-    let mut law = Windows::new(&Settings { objective, interval: S(1), delay: Duration::ZERO, min: 1, max: 50 });
+    let mut law = Windows::new(&Settings {
+        objective,
+        interval: S(1),
+        delay: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
+        min: 1,
+        max: 50,
+    });
     let mut total = 0.0;
     let decisions = arrivals.iter().enumerate().map(|(second, count)| {
         total += count;

@@ -401,6 +401,31 @@ mod tests {
     }
 
     #[test]
+    fn the_start_up_time_of_pods_that_are_created_one_after_the_other_is_that_of_one_pod() {
+        let (mut times, start) = (PodTimes::default(), Instant::now());
+        // Twenty pods are created and placed in each of 50 seconds, and each is ready 3 s after that.
+        for second in 0..60 {
+            let pods: Vec<Pod> = (0..1000)
+                .filter(|number| number / 20 <= second)
+                .map(|number| {
+                    let (created, is_ready) = (number / 20, number / 20 + 3 <= second);
+                    let (ready, since) = if is_ready { ("True", created + 3) } else { ("False", created) };
+                    let placed = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": time(created)});
+                    let ready = json!({"type": "Ready", "status": ready, "lastTransitionTime": time(since)});
+                    let mut pod = with(&number.to_string(), &json!([placed, ready]));
+                    let created = serde_json::from_value(json!(time(created))).expect("a time");
+                    pod.metadata.creation_timestamp = Some(created);
+                    pod
+                })
+                .collect();
+            let states = times.note(&pods, &Outlooks::default(), start + S(second));
+            assert!(states.iter().all(|state| matches!(state, PodState::Starting | PodState::Ready)), "at {second} s");
+            assert_eq!(times.startup(), (second >= 3).then_some(S(3)), "at {second} s");
+            assert_eq!((times.node_time(), times.placement()), (None, None), "at {second} s");
+        }
+    }
+
+    #[test]
     fn placements_are_learned_from_pods_that_had_to_wait_for_a_node() {
         let (mut times, start) = (PodTimes::default(), Instant::now());
         // The second at which pods are seen, the pods, and the seconds in which unplaced ones may get a node.

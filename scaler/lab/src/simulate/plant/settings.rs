@@ -27,8 +27,10 @@ pub struct PlantSettings {
     pub batch_growth: f64,
     /// The distribution of the service times of requests.
     pub service_times: TimeDistribution,
-    /// The mean start-up time of a replica, from the request for the replica until it is ready.
+    /// The mean start-up time of a replica, from its creation until it is ready.
     pub startup: Duration,
+    /// The most replicas that are created per second; infinite if all are created at once.
+    pub starts_per_second: f64,
     /// The number of replicas that the cluster can place. Desired replicas beyond that number are blocked.
     pub max_placed: usize,
     /// The number of cores of the whole cluster. If more forward passes run at once, they slow each other down in
@@ -78,6 +80,7 @@ impl PlantSettings {
             batch_growth: 1.0,
             service_times,
             startup: Duration::from_secs(3),
+            starts_per_second: f64::INFINITY,
             max_placed: usize::MAX,
             cores: f64::INFINITY,
             disturbances: Disturbances::NONE,

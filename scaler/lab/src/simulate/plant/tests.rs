@@ -83,6 +83,35 @@ fn replicas_take_time_to_start_and_finish_their_requests_before_they_stop() {
 }
 
 #[test]
+fn the_plant_creates_a_limited_number_of_replicas_per_second() {
+    let limited =
+        PlantSettings { starts_per_second: 20.0, ..PlantSettings::simple(TimeDistribution::Constant(S(0.1))) };
+    let mut plant = Plant::new(limited, 100, 1);
+    let mut none = every(0.0, 0.0, 0.1).take(0).peekable();
+    let mut run = |plant: &mut Plant, seconds| plant.run(&mut none, S(seconds));
+    run(&mut plant, 1.0);
+    plant.scale(1100);
+    let replicas = |ready| Replicas { desired: 1100, ready, starting: 1100 - ready, ..Replicas::default() };
+    assert_eq!((plant.observe().replicas, plant.alive()), (replicas(100), 101));
+    // The first one is created at once, and the last one of a thousand 49.95 s later. A start takes 3 s.
+    run(&mut plant, 3.99);
+    assert_eq!((plant.observe().replicas, plant.alive()), (replicas(100), 160));
+    run(&mut plant, 28.99);
+    assert_eq!((plant.observe().replicas, plant.alive()), (replicas(600), 660));
+    // The start-up time is that after the creation.
+    assert_eq!(plant.observe().startup, Some(S(3.0)));
+    // Replicas that have not been created cost nothing, and a lower number creates no more.
+    let before = plant.totals().replica_time;
+    plant.scale(660);
+    run(&mut plant, 33.99);
+    assert_eq!((plant.observe().replicas.ready, plant.alive()), (660, 660));
+    assert_eq!(plant.totals().replica_time - before, S(660.0 * 5.0));
+    // A scale-up long after the last one does not catch up on the creations between.
+    plant.scale(1000);
+    assert_eq!(plant.alive(), 661);
+}
+
+#[test]
 fn the_measured_startup_time_is_a_running_mean() {
     let disturbances = Disturbances { startup_variation: 0.5, ..Disturbances::NONE };
     let mut plant =
