@@ -1,12 +1,14 @@
 //! Requests to the Kubernetes API server with time limits, local copies of its objects, names of objects that can be
-//! scaled, and a search for their autoscalers.
+//! scaled, and their autoscalers.
 
+pub mod autoscaler;
 pub mod backoff;
 pub mod client;
 pub mod denials;
 pub mod mirror;
 pub mod name;
 pub mod owner;
+pub mod quantity;
 
 use kube::core::Status;
 use kube::runtime::watcher;

@@ -4,7 +4,7 @@ use super::environment::{Environment, Variables, expand};
 use super::field::PodFields;
 use super::object::Objects;
 use super::probe::{ContainerProbes, HttpProbe};
-use super::quantity;
+use kubernetes::quantity;
 use super::volume::{self, Mount, Volumes};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
