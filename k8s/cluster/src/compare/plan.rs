@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The time for which a run is set up, until the first run was measured: the namespace is deleted, pods start, and the
 /// HPA gets to know their utilisation.
-const SETUP: Duration = Duration::from_secs(30);
+const SETUP: Duration = Duration::from_secs(35);
 
 /// One run of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ mod tests {
         let runs = runs(&options(&[]).expect("flags")).expect("no value is given twice");
         assert_eq!(runs.len(), 15);
         let progress = Progress::new(runs.len(), Duration::from_secs(150));
-        assert_eq!(progress.to_string(), "15 runs of 150 s each, about 45 min in all");
+        assert_eq!(progress.to_string(), "15 runs of 150 s each, about 46 min in all");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::laws::LawChoice;
 use crate::laws::hpa::Hpa;
 use anyhow::{Context, Result, anyhow, ensure};
+use kubernetes::client::Client;
 use kubernetes::name::ObjectName;
 use kubernetes::{autoscaler, client};
 use serde_json::Value;
@@ -28,7 +29,7 @@ pub async fn from_cluster(name: &ObjectName) -> Result<LawChoice> {
 ///
 /// # Errors
 /// As [`from_cluster`].
-pub async fn read(client: &kube::Client, name: &ObjectName) -> Result<LawChoice> {
+pub async fn read(client: &Client, name: &ObjectName) -> Result<LawChoice> {
     let object = autoscaler::read(client, name).await.map_err(|error| {
         let advice = match error.is(403) {
             true => format!("let this user get horizontalpodautoscalers in the namespace {}", name.namespace),
