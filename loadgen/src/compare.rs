@@ -233,7 +233,8 @@ impl RunComparison {
     /// cost is known, the run with the highest attainment. If runs are repetitions, another sentence says so.
     pub fn conclusion(&self) -> String {
         let is_repeated = self.groups.iter().any(|group| group.runs.len() > 1);
-        let note = if is_repeated { " Figures of several seeds are medians, with their range in brackets." } else { "" };
+        let note =
+            if is_repeated { " Figures of several seeds are medians, with their range in brackets." } else { "" };
         format!("{}{note}", self.conclusion_of_figures())
     }
 

@@ -135,7 +135,8 @@ impl Comparison {
         let reports = self.runs.iter().map(|run| self.reports.path(&run.file()));
         let mut loadgen = Command::new(paths::program("loadgen"));
         loadgen.arg("compare").args(reports).arg(format!("--html={}", self.html.display()));
-        let status = loadgen.status().await.context("run loadgen compare; build it: cargo build --release --workspace")?;
+        let status =
+            loadgen.status().await.context("run loadgen compare; build it: cargo build --release --workspace")?;
         ensure!(status.success(), "loadgen compare failed ({status})");
         Ok(())
     }

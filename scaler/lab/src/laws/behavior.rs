@@ -398,7 +398,14 @@ mod tests {
 
     #[test]
     fn behaviors_are_parsed_and_printed() {
-        for text in ["behavior", "up=1m", "down=1m", "up=2@1m/min:down=1m/10%@1m/1@15s", "up=disabled:down=0s", "up=tolerance=0:down=1m/tolerance=0.05"] {
+        for text in [
+            "behavior",
+            "up=1m",
+            "down=1m",
+            "up=2@1m/min:down=1m/10%@1m/1@15s",
+            "up=disabled:down=0s",
+            "up=tolerance=0:down=1m/tolerance=0.05",
+        ] {
             assert_eq!(behavior(text).to_string(), text);
         }
         assert_eq!(behavior("up=0s:down=300s"), Behavior::default());

@@ -379,9 +379,7 @@ mod tests {
 
     #[test]
     fn the_target_that_needs_the_most_replicas_counts() {
-        let law = |targets: &[CpuTarget]| {
-            Cpu::new(CpuParameters { targets: targets.to_vec(), behavior: None }, 1, 20)
-        };
+        let law = |targets: &[CpuTarget]| Cpu::new(CpuParameters { targets: targets.to_vec(), behavior: None }, 1, 20);
         let (half, value) = (CpuTarget::Utilization(50), CpuTarget::AverageValue);
         let rows = [
             // The mean is 0.9 cores. 0.9 ÷ 0.3 = 3, for two pods 6.

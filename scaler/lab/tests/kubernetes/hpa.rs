@@ -76,7 +76,10 @@ async fn an_hpa_is_read_with_its_bounds_its_targets_and_its_behavior() {
 
     let stranger = control_plane.client_of("stranger").await;
     let error = read(&stranger, "shipped").await.expect_err("forbidden");
-    assert!(error.contains("HTTP 403") && error.contains("get horizontalpodautoscalers in the namespace hpa"), "{error}");
+    assert!(
+        error.contains("HTTP 403") && error.contains("get horizontalpodautoscalers in the namespace hpa"),
+        "{error}"
+    );
 
     let mut proxy = control_plane.proxy().await;
     let interrupted = control_plane.client_through(&proxy).await;
