@@ -1,8 +1,9 @@
-//! Executes `loadgen compare`: compares the reports of several runs, and draws a conclusion from them.
+//! Executes `loadgen compare`: compares the reports of several runs, and draws a conclusion from them. Runs of one name
+//! with different seeds are repetitions, and count as one.
 
 use crate::config::CompareArgs;
-use crate::latencies::format_ms;
 use crate::report::{RunReport, RunSetup};
+use crate::spread::Spread;
 use crate::summary::percent;
 use crate::usage::ReplicaUsage;
 use anyhow::{Context, Result, bail, ensure};
@@ -21,23 +22,24 @@ const MAX_FILE_BYTES: u64 = 512 << 20;
 pub struct RunComparison {
     /// Percentage of requests that must be answered within the objective.
     pub goal: f64,
-    /// The runs in the order of the command line.
-    pub runs: Vec<ComparedRun>,
+    /// The runs by name, in the order in which the command line first has the names.
+    pub groups: Vec<RunGroup>,
 }
 
-/// One run of a comparison.
+/// The runs of one name. Their figures are medians over the runs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ComparedRun {
-    /// Name of the run; unique in the comparison.
+pub struct RunGroup {
+    /// Name of the runs; unique in the comparison.
     pub name: String,
-    /// The report of the run.
-    pub report: RunReport,
+    /// The reports of the runs, at least one. Each has another seed.
+    pub runs: Vec<RunReport>,
 }
 
 /// The header of the table.
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
     "run",
     "within objective",
+    "p50",
     "p95",
     "p99",
     "failed",
@@ -50,23 +52,27 @@ const COLUMNS: [&str; 9] = [
 /// Reads the reports that the flags name.
 ///
 /// # Errors
-/// If a file cannot be read or is not the report of a run, or if two runs have the same name. The message names the
-/// file or the run.
+/// If a file cannot be read or is not the report of a run, or if two runs have the same name and the same seed. The
+/// message names the file or the run.
 pub fn read(args: &CompareArgs) -> Result<RunComparison> {
-    let mut runs = Vec::new();
-    let mut names = BTreeSet::new();
+    let mut groups: Vec<RunGroup> = Vec::new();
     for path in &args.reports {
         let mut report = read_report(path).with_context(|| format!("read report {}", path.display()))?;
         let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
         let name = printable(report.setup.name.as_deref().unwrap_or(&stem));
         report.setup.load = printable(&report.setup.load);
+        let Some(group) = groups.iter_mut().find(|group| group.name == name) else {
+            groups.push(RunGroup { name, runs: vec![report] });
+            continue;
+        };
+        let seed = report.setup.seed;
         ensure!(
-            names.insert(name.clone()),
-            "two runs have the name {name:?}; rename a file, or give names with loadgen run --name"
+            group.runs.iter().all(|run| run.setup.seed != seed),
+            "two runs have the name {name:?} and the seed {seed}; rename a file, or give names with loadgen run --name"
         );
-        runs.push(ComparedRun { name, report });
+        group.runs.push(report);
     }
-    Ok(RunComparison { goal: args.goal, runs })
+    Ok(RunComparison { goal: args.goal, groups })
 }
 
 fn read_report(path: &Path) -> Result<RunReport> {
@@ -97,34 +103,56 @@ fn printable(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
 
-impl ComparedRun {
+impl RunGroup {
     /// Percentage of requests that were answered within the objective.
     fn attainment(&self) -> f64 {
-        percent(self.report.summary.attainment)
+        self.spread(|run| Some(percent(run.summary.attainment))).map_or(0.0, |spread| spread.median)
     }
 
-    /// Whether the run is complete and was sent on time. The figures of any other run belong to another load.
+    /// Whether all runs are complete and were sent on time. The figures of any other run belong to another load.
     fn is_valid(&self) -> bool {
-        self.report.is_complete && !self.report.send_delays.is_bottleneck
+        self.runs.iter().all(|run| run.is_complete && !run.send_delays.is_bottleneck)
     }
 
     fn replica_seconds(&self) -> Option<f64> {
-        self.report.summary.usage.as_ref().map(|usage| usage.replica_seconds)
+        self.spread(|run| run.summary.usage.as_ref().map(|usage| usage.replica_seconds)).map(|spread| spread.median)
     }
 
-    /// The run's row of the table.
-    fn cells(&self) -> [String; 9] {
-        let summary = &self.report.summary;
-        let usage = |figure: fn(&ReplicaUsage) -> Option<f64>, decimals: usize| {
-            let value = summary.usage.as_ref().and_then(figure);
-            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
+    fn spread(&self, figure: impl Fn(&RunReport) -> Option<f64>) -> Option<Spread> {
+        Spread::of(self.runs.iter().map(figure))
+    }
+
+    /// The name of one of the runs: with its seed, if there are several.
+    pub fn run_name(&self, run: &RunReport) -> String {
+        match self.runs.len() {
+            1 => self.name.clone(),
+            _ => format!("{}, seed {}", self.name, run.setup.seed),
+        }
+    }
+
+    /// The row of the table.
+    fn cells(&self) -> [String; 10] {
+        let text = |spread: Option<Spread>, decimals, unit| {
+            spread.map_or_else(|| "–".to_owned(), |spread| spread.text(decimals, unit))
+        };
+        let milliseconds = |figure: fn(&crate::latencies::Percentiles) -> f64| {
+            let spread = self.spread(|run| run.summary.latency_ms.as_ref().map(figure));
+            text(spread, if spread.is_some_and(|spread| spread.median < 10.0) { 2 } else { 0 }, " ms")
+        };
+        let usage = |figure: fn(&ReplicaUsage) -> Option<f64>, decimals| {
+            text(self.spread(|run| run.summary.usage.as_ref().and_then(figure)), decimals, "")
+        };
+        let name = match self.runs.len() {
+            1 => self.name.clone(),
+            count => format!("{}, {count} seeds", self.name),
         };
         [
-            self.name.clone(),
-            format!("{:.2} %", self.attainment()),
-            format_ms(summary.latency_ms.map(|latency| latency.p95)),
-            format_ms(summary.latency_ms.map(|latency| latency.p99)),
-            summary.failed.to_string(),
+            name,
+            text(self.spread(|run| Some(percent(run.summary.attainment))), 2, " %"),
+            milliseconds(|latency| latency.p50),
+            milliseconds(|latency| latency.p95),
+            milliseconds(|latency| latency.p99),
+            text(self.spread(|run| Some(run.summary.failed as f64)), 0, ""),
             usage(|usage| Some(usage.replica_seconds), 0),
             usage(|usage| Some(usage.peak_replicas), 0),
             usage(|usage| Some(usage.changes as f64), 0),
@@ -140,7 +168,7 @@ impl RunComparison {
         let widths: Vec<usize> = (0..COLUMNS.len())
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
-        let line = |row: &[String; 9]| {
+        let line = |row: &[String; 10]| {
             let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
                 if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
             });
@@ -155,7 +183,7 @@ impl RunComparison {
 
     /// The table, the caveats and the conclusion in Markdown.
     pub fn markdown(&self) -> String {
-        let line = |row: &[String; 9]| {
+        let line = |row: &[String; 10]| {
             format!("| {} |", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
         };
         let mut lines: Vec<String> = self.table().iter().map(line).collect();
@@ -166,36 +194,34 @@ impl RunComparison {
         lines.join("\n")
     }
 
-    /// The header of the table, and a row for each run.
-    pub fn table(&self) -> Vec<[String; 9]> {
-        std::iter::once(COLUMNS.map(str::to_owned)).chain(self.runs.iter().map(ComparedRun::cells)).collect()
+    /// The header of the table, and a row for each name.
+    pub fn table(&self) -> Vec<[String; 10]> {
+        std::iter::once(COLUMNS.map(str::to_owned)).chain(self.groups.iter().map(RunGroup::cells)).collect()
     }
 
     /// The reasons why the comparison is unfair, a sentence for each: differences between the runs, and invalid runs.
     pub fn caveats(&self) -> Vec<String> {
         let mut caveats = Vec::new();
-        let mut differ = |property: &str, of: &dyn Fn(&ComparedRun) -> String| {
-            let values: BTreeSet<String> = self.runs.iter().map(of).collect();
+        let mut differ = |property: &str, values: BTreeSet<String>| {
             if values.len() > 1 {
                 let values = values.into_iter().collect::<Vec<_>>().join("; ");
                 caveats.push(format!("The runs differ in {property}: {values}."));
             }
         };
-        differ("load", &|run| run.report.setup.load.clone());
-        differ("arrivals", &|run| {
-            let RunSetup { arrivals, seed, .. } = &run.report.setup;
-            arrivals.map_or_else(|| format!("seed {seed}"), |arrivals| format!("{arrivals}, seed {seed}"))
-        });
-        differ("length", &|run| format!("{:.0} s", run.report.setup.length_seconds));
-        differ("objective", &|run| format!("{} ms", run.report.setup.objective_ms));
-        differ("how replicas were counted", &|run| {
-            run.report.summary.usage.as_ref().map_or("not at all", |usage| usage.counted_by.description()).into()
-        });
-        for ComparedRun { name, report } in &self.runs {
-            if !report.is_complete {
-                caveats.push(format!("{name} was stopped after {:.0} s.", report.setup.length_seconds));
+        let runs = || self.groups.iter().flat_map(|group| &group.runs);
+        differ("load", runs().map(|run| run.setup.load.clone()).collect());
+        differ("arrivals", self.groups.iter().map(arrivals).collect());
+        differ("length", runs().map(|run| format!("{:.0} s", run.setup.length_seconds)).collect());
+        differ("objective", runs().map(|run| format!("{} ms", run.setup.objective_ms)).collect());
+        let counted =
+            |run: &RunReport| run.summary.usage.as_ref().map_or("not at all", |usage| usage.counted_by.description());
+        differ("how replicas were counted", runs().map(|run| counted(run).into()).collect());
+        for (group, run) in self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group, run))) {
+            let name = group.run_name(run);
+            if !run.is_complete {
+                caveats.push(format!("{name} was stopped after {:.0} s.", run.setup.length_seconds));
             }
-            if report.send_delays.is_bottleneck {
+            if run.send_delays.is_bottleneck {
                 caveats
                     .push(format!("In {name}, loadgen was the bottleneck; its figures say nothing about the server."));
             }
@@ -204,15 +230,22 @@ impl RunComparison {
     }
 
     /// The conclusion in one sentence: the cheapest of the valid runs that reached the goal. If none reached it, or no
-    /// cost is known, the run with the highest attainment.
+    /// cost is known, the run with the highest attainment. If runs are repetitions, another sentence says so.
     pub fn conclusion(&self) -> String {
+        let is_repeated = self.groups.iter().any(|group| group.runs.len() > 1);
+        let note =
+            if is_repeated { " Figures of several seeds are medians, with their range in brackets." } else { "" };
+        format!("{}{note}", self.conclusion_of_figures())
+    }
+
+    fn conclusion_of_figures(&self) -> String {
         // `max_by` returns the last of several equal runs. The order is reversed, so that the first run is returned.
-        let by_attainment = |a: &&ComparedRun, b: &&ComparedRun| a.attainment().total_cmp(&b.attainment());
+        let by_attainment = |a: &&RunGroup, b: &&RunGroup| a.attainment().total_cmp(&b.attainment());
         let Some(best) = self.valid_runs().rev().max_by(by_attainment) else {
             return "There is no conclusion: no run is complete and was sent on time.".to_owned();
         };
         let reached = self.valid_runs().filter(|run| self.reaches_goal(run));
-        let mut by_cost: Vec<(f64, &ComparedRun)> =
+        let mut by_cost: Vec<(f64, &RunGroup)> =
             reached.filter_map(|run| Some((run.replica_seconds()?, run))).collect();
         by_cost.sort_by(|a, b| a.0.total_cmp(&b.0));
         match by_cost[..] {
@@ -224,22 +257,22 @@ impl RunComparison {
         }
     }
 
-    /// The runs that count for the conclusion; see [`ComparedRun::is_valid`].
-    fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &ComparedRun> {
-        self.runs.iter().filter(|run| run.is_valid())
+    /// The runs that count for the conclusion; see [`RunGroup::is_valid`].
+    fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &RunGroup> {
+        self.groups.iter().filter(|group| group.is_valid())
     }
 
-    fn reaches_goal(&self, run: &ComparedRun) -> bool {
+    fn reaches_goal(&self, run: &RunGroup) -> bool {
         run.attainment() >= self.goal
     }
 
     /// The objective of the first run, in milliseconds. It stands for the objective of all runs.
     fn objective_ms(&self) -> f64 {
-        self.runs.first().map_or(0.0, |run| run.report.setup.objective_ms)
+        self.groups.first().map_or(0.0, |group| group.runs[0].setup.objective_ms)
     }
 
     /// The conclusion if no run reached the goal, or if no run that reached it has a known cost.
-    fn conclusion_without_costs(&self, best: &ComparedRun) -> String {
+    fn conclusion_without_costs(&self, best: &RunGroup) -> String {
         let (none, verb) = if self.reaches_goal(best) {
             (String::new(), "did best")
         } else {
@@ -251,7 +284,7 @@ impl RunComparison {
 
     /// The first part of the conclusion: the cheapest run that reached the goal, and the next cheapest run. Each run
     /// comes with its replica-seconds.
-    fn conclusion_by_cost(&self, (cost, cheapest): (f64, &ComparedRun), next: Option<(f64, &ComparedRun)>) -> String {
+    fn conclusion_by_cost(&self, (cost, cheapest): (f64, &RunGroup), next: Option<(f64, &RunGroup)>) -> String {
         let mut sentence = format!(
             "{} is the cheapest that answered {} % within {:.0} ms: {:.2} % for {cost:.0} replica-seconds",
             cheapest.name,
@@ -268,7 +301,7 @@ impl RunComparison {
 
     /// The last part of the conclusion: the runs that missed the goal. Empty if there are none.
     fn missed_goal(&self) -> String {
-        let mut missed: Vec<&ComparedRun> = self.valid_runs().filter(|run| !self.reaches_goal(run)).collect();
+        let mut missed: Vec<&RunGroup> = self.valid_runs().filter(|run| !self.reaches_goal(run)).collect();
         missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
         match missed[..] {
             [] => String::new(),
@@ -283,13 +316,22 @@ impl RunComparison {
     }
 }
 
+/// The arrivals of the runs of a group in words, with their seeds.
+fn arrivals(group: &RunGroup) -> String {
+    let words = group.runs.iter().map(|run| {
+        let RunSetup { arrivals, seed, .. } = &run.setup;
+        arrivals.map_or_else(|| format!("seed {seed}"), |arrivals| format!("{arrivals}, seed {seed}"))
+    });
+    words.collect::<BTreeSet<String>>().into_iter().collect::<Vec<_>>().join(" and ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::summary::RunSummary;
     use crate::usage::CountedBy;
 
-    fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> ComparedRun {
+    fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> RunGroup {
         let usage = replica_seconds.map(|replica_seconds| ReplicaUsage {
             counted_by: CountedBy::Scaler,
             replica_seconds,
@@ -298,13 +340,12 @@ mod tests {
             replica_seconds_per_1000_good: Some(40.25),
         });
         let summary = RunSummary { offered: 1000, attainment, usage, ..RunSummary::default() };
-        let report = crate::report::tests::report(summary);
-        ComparedRun { name: name.into(), report }
+        RunGroup { name: name.into(), runs: vec![crate::report::tests::report(summary)] }
     }
 
     #[test]
     fn the_conclusion_names_the_cheapest_run_that_reached_the_goal() {
-        let comparison = |runs| RunComparison { goal: 99.0, runs };
+        let comparison = |groups| RunComparison { goal: 99.0, groups };
         let all = comparison(vec![
             run("slo", 0.9962, Some(100.0)),
             run("cpu-50", 0.9970, Some(150.0)),
@@ -334,9 +375,9 @@ mod tests {
     fn runs_that_were_stopped_or_sent_late_cannot_win() {
         let mut runs =
             vec![run("stopped", 1.0, Some(1.0)), run("late", 1.0, Some(2.0)), run("whole", 0.974, Some(3.0))];
-        runs[0].report.is_complete = false;
-        runs[1].report.send_delays.is_bottleneck = true;
-        let conclusion = |runs: &[ComparedRun]| RunComparison { goal: 97.4, runs: runs.to_vec() }.conclusion();
+        runs[0].runs[0].is_complete = false;
+        runs[1].runs[0].send_delays.is_bottleneck = true;
+        let conclusion = |runs: &[RunGroup]| RunComparison { goal: 97.4, groups: runs.to_vec() }.conclusion();
         assert_eq!(
             conclusion(&runs),
             "whole is the cheapest that answered 97.4 % within 500 ms: 97.40 % for 3 replica-seconds."
@@ -347,10 +388,10 @@ mod tests {
     #[test]
     fn caveats_name_what_makes_a_comparison_unfair() {
         let mut runs = vec![run("a", 0.5, Some(1.0)), run("b", 0.5, None)];
-        runs[1].report.setup.length_seconds = 4.0;
-        runs[1].report.setup.objective_ms = 100.0;
-        runs[1].report.is_complete = false;
-        let caveats = RunComparison { goal: 99.0, runs }.caveats().join(" ");
+        runs[1].runs[0].setup.length_seconds = 4.0;
+        runs[1].runs[0].setup.objective_ms = 100.0;
+        runs[1].runs[0].is_complete = false;
+        let caveats = RunComparison { goal: 99.0, groups: runs }.caveats().join(" ");
         for words in [
             "differ in objective: 100 ms; 500 ms",
             "b was stopped",
@@ -366,10 +407,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("created");
             std::fs::write(&path, text).expect("written");
             path
         };
-        let good = serde_json::to_string(&run("x", 1.0, None).report).expect("JSON");
+        let good = serde_json::to_string(&run("x", 1.0, None).runs[0]).expect("JSON");
         let args = |reports| CompareArgs { reports, goal: 99.0, html: None, markdown: false };
         let error = |reports| format!("{:#}", read(&args(reports)).expect_err("refused"));
         assert!(error(vec![file("a.json", "no")]).contains("a.json: the file is not JSON"));
@@ -380,8 +422,45 @@ mod tests {
             error(vec![file("d.json", &format!("[{}0]", "0,".repeat(1000)))]).contains("not a report of loadgen run")
         );
         let (one, two) = (file("one.json", &good), file("two.json", &good));
-        assert!(error(vec![one.clone(), one.clone()]).contains("two runs have the name \"one\""));
-        let runs = read(&args(vec![one, two])).expect("good").runs;
-        assert_eq!(runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+        assert!(error(vec![one.clone(), one.clone()]).contains("two runs have the name \"one\" and the seed 1"));
+        let other_seed = file("other/one.json", &good.replace("\"seed\":1", "\"seed\":2"));
+        let groups = read(&args(vec![one, two, other_seed])).expect("good").groups;
+        let found: Vec<_> = groups.iter().map(|group| (group.name.as_str(), group.runs.len())).collect();
+        assert_eq!(found, [("one", 2), ("two", 1)]);
+    }
+
+    /// Runs of one name with the seeds 1, 2 and so on. Each has an attainment and replica-seconds.
+    fn repeated(name: &str, figures: &[(f64, f64)]) -> RunGroup {
+        let runs = figures.iter().zip(1..).map(|(&(attainment, cost), seed)| {
+            let mut report = run(name, attainment, Some(cost)).runs.remove(0);
+            report.setup.seed = seed;
+            report
+        });
+        RunGroup { name: name.into(), runs: runs.collect() }
+    }
+
+    #[test]
+    fn runs_of_one_name_are_compared_by_their_medians() {
+        let slo = repeated("slo", &[(0.995, 100.0), (0.90, 120.0), (0.997, 90.0)]);
+        let hpa = repeated("hpa", &[(0.98, 200.0), (0.999, 300.0), (0.97, 210.0)]);
+        let mut comparison = RunComparison { goal: 99.0, groups: vec![slo, hpa] };
+        assert_eq!(
+            comparison.conclusion(),
+            "slo is the cheapest that answered 99 % within 500 ms: 99.50 % for 100 replica-seconds; hpa missed the goal \
+             with 98.00 %. Figures of several seeds are medians, with their range in brackets."
+        );
+        let row = &comparison.table()[1];
+        assert_eq!(
+            [&row[0], &row[1], &row[6], &row[7]],
+            ["slo, 3 seeds", "99.50 (90.00–99.70) %", "100 (90–120)", "3 (3–3)"]
+        );
+        assert!(comparison.caveats().is_empty(), "both have the same seeds: {:?}", comparison.caveats());
+        comparison.groups[1].runs[2].is_complete = false;
+        comparison.groups[1].runs[0].setup.seed = 7;
+        let caveats = comparison.caveats().join(" ");
+        for words in ["hpa, seed 3 was stopped", "differ in arrivals", "seed 7"] {
+            assert!(caveats.contains(words), "{words}: {caveats}");
+        }
+        assert!(!comparison.conclusion().contains("hpa"), "a stopped run makes its group invalid");
     }
 }

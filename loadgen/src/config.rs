@@ -121,7 +121,8 @@ pub struct RunArgs {
 /// Flags of `loadgen compare`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  loadgen compare slo.json cpu-50.json cpu-70.json --html comparison.html\n\n\
-    The name of a run is the value of `loadgen run --name`, or else the name of its file without the extension.")]
+    The name of a run is the value of `loadgen run --name`, or else the name of its file without the extension.\n\
+    Runs of one name with different seeds count as one, with the median and the range of each figure.")]
 pub struct CompareArgs {
     /// Files that `loadgen run --json` wrote
     #[arg(required = true, num_args = 1..)]

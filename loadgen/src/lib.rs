@@ -21,6 +21,7 @@ pub mod search;
 pub mod send;
 pub mod send_delay;
 pub mod server_metrics;
+pub mod spread;
 pub mod summary;
 pub mod target;
 pub mod timer;

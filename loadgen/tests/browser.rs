@@ -1,7 +1,7 @@
 //! Opens the HTML pages in a real browser without a network. All plots must be drawn, the console must have no message,
 //! and the pages must be small.
 
-use loadgen::compare::{ComparedRun, RunComparison};
+use loadgen::compare::{RunComparison, RunGroup};
 use loadgen::measure::Measurement;
 use loadgen::payload::BodyFormat;
 use loadgen::report::{RunReport, RunSetup, html};
@@ -137,8 +137,7 @@ fn pages_draw_their_plots_without_a_network() {
     let violet = [0x7a, 0x4f, 0xc0];
     // The five plots are load, latency, replicas, queue and percentiles.
     check(&browser, "a report", &html::page(&report(1)), 5, &[blue, red, green, yellow, violet]);
-    let runs =
-        (1..=8).map(|slowness| ComparedRun { name: format!("run {slowness}"), report: report(slowness) }).collect();
-    let comparison = html::comparison(&RunComparison { goal: 99.0, runs });
+    let group = |slowness| RunGroup { name: format!("run {slowness}"), runs: vec![report(slowness)] };
+    let comparison = html::comparison(&RunComparison { goal: 99.0, groups: (1..=8).map(group).collect() });
     check(&browser, "a comparison", &comparison, 4, &[blue, red, green, yellow, violet]);
 }

@@ -171,6 +171,7 @@ mod tests {
             ("burst.txt", 80, 3500.0),
             ("course.txt", 630, 9917.0),
             ("experiment.txt", 180, 11_425.0),
+            ("surge.txt", 150, 10_475.0),
             ("surges.txt", 150, 16_800.0),
         ];
         assert_eq!(lengths, expected.map(|(name, seconds, requests)| (name.to_owned(), seconds, requests)));

@@ -42,7 +42,9 @@ pub struct ControlPlane {
     token: String,
     /// The process of the API server; `None` after [`ControlPlane::kill_api_server`].
     api_server: Option<Child>,
-    /// The processes of etcd, the controller manager and the scheduler, in the order of their starts.
+    /// The process of the controller manager; `None` before its start.
+    controller_manager: Option<Child>,
+    /// The processes of etcd and the scheduler, in the order of their starts.
     others: Vec<Child>,
 }
 
@@ -61,18 +63,16 @@ impl ControlPlane {
         let key = KeyPair::generate().context("generate the key for the tokens of ServiceAccounts")?;
         write(&folder.join("accounts.key"), &key.serialize_pem())?;
         write(&folder.join("accounts.pub"), &key.public_key_pem())?;
-        let mut control_plane = Self { binaries, folder, families, token, api_server: None, others: Vec::new() };
+        let (api_server, controller_manager) = (None, None);
+        let mut control_plane =
+            Self { binaries, folder, families, token, api_server, controller_manager, others: Vec::new() };
         let etcd = control_plane.spawn("etcd", &control_plane.etcd_flags())?;
         control_plane.others.push(etcd);
         control_plane.start_api_server().await?;
         write(&control_plane.kubeconfig_path(), &control_plane.kubeconfig(&control_plane.url())?)?;
-        for (name, flags) in [
-            ("kube-controller-manager", control_plane.controller_manager_flags()),
-            ("kube-scheduler", control_plane.scheduler_flags()),
-        ] {
-            let child = control_plane.spawn(name, &flags)?;
-            control_plane.others.push(child);
-        }
+        control_plane.restart_controller_manager(&[])?;
+        let scheduler = control_plane.spawn("kube-scheduler", &control_plane.scheduler_flags())?;
+        control_plane.others.push(scheduler);
         Ok(control_plane)
     }
 
@@ -105,6 +105,22 @@ impl ControlPlane {
         let mut api_server = self.api_server.take().context("the API server does not run")?;
         api_server.kill().context("kill the API server")?;
         api_server.wait().context("wait for the end of the API server")?;
+        Ok(())
+    }
+
+    /// Starts the controller manager with these flags beside its usual ones, after the end of the present one. Its
+    /// controllers remember nothing of the time before, such as the recommendations of an HPA.
+    ///
+    /// # Errors
+    /// If the program cannot be ended or started.
+    pub fn restart_controller_manager(&mut self, flags: &[&str]) -> Result<()> {
+        if let Some(mut running) = self.controller_manager.take() {
+            running.kill().context("kill the controller manager")?;
+            running.wait().context("wait for the end of the controller manager")?;
+        }
+        let mut all = self.controller_manager_flags();
+        all.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self.controller_manager = Some(self.spawn("kube-controller-manager", &all)?);
         Ok(())
     }
 
@@ -259,7 +275,8 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for child in self.api_server.iter_mut().chain(self.others.iter_mut().rev()) {
+        let first = self.api_server.iter_mut().chain(&mut self.controller_manager);
+        for child in first.chain(self.others.iter_mut().rev()) {
             // Killing fails if the process has ended already. Waiting removes it from the process table in any case.
             let _ = child.kill();
             let _ = child.wait();

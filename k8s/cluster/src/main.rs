@@ -5,14 +5,16 @@ use clap::{Parser, Subcommand, ValueEnum};
 use cluster::access::Cluster;
 use cluster::cgroup::OwnControlGroup;
 use cluster::check::{self, Check, Fixture};
+use cluster::compare::{self, Comparison};
 use cluster::existing::{self, ExistingOptions};
 use cluster::explore::{self, ForwardedPorts};
 use cluster::kustomization::Kustomization;
 use cluster::local::{self, Cores};
 use cluster::network::{IpFamilies, Network};
 use cluster::node;
+
 use cluster::prerequisites::{self, Prerequisites};
-use cluster::{compare, endpoints, paths};
+use cluster::{endpoints, paths};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
@@ -25,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
     after_help = "Examples:\n  \
                   cluster check --only burst,ceiling\n  \
                   cluster check --kubeconfig ~/.kube/config --image-prefix registry.example/team\n  \
-                  cluster compare --hpa 70 --time-scale 2\n  \
+                  cluster compare --seeds 1,2,3 --hpa 50,70 --hpa-tuned 70\n  \
                   cluster endpoints --count 1000,4000\n  \
                   cluster explore"
 )]
@@ -40,7 +42,7 @@ struct Cli {
 enum Task {
     /// Run the checks; exit status 0 if all passed, 77 if no cluster can be started on this machine
     Check(CheckOptions),
-    /// Replay one workload with the HPA and with the scaler, and compare attainment and cost
+    /// Replay one workload with the HPA and with the scaler, several times, and compare attainment and cost
     Compare(compare::Options),
     /// Measure a dispatcher and a scaler with thousands of endpoints and pods of a real API server
     Endpoints(endpoints::Options),
@@ -130,7 +132,10 @@ fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitC
                 run_checks(cluster, manifests, &options.only).await
             }
             Task::Endpoints(_) => unreachable!("this task needs no node"),
-            Task::Compare(options) => compare::run(&start("compare", MINIKUBE_REPLICAS).await?, &options).await,
+            Task::Compare(options) => {
+                let comparison = Comparison::new(&options)?;
+                comparison.run(&mut start("compare", MINIKUBE_REPLICAS).await?).await
+            }
             Task::Explore { apply } => {
                 let cluster = start("explore", MINIKUBE_REPLICAS).await?;
                 explore::run(&cluster, apply, ports.expect("`explore` opens its ports first")).await

@@ -13,7 +13,6 @@ mod packet_filter;
 mod pod;
 mod pod_config;
 mod probe;
-mod quantity;
 mod ruleset;
 mod server;
 mod service_table;

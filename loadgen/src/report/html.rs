@@ -3,7 +3,7 @@
 //! page.
 
 use super::{RunReport, terminal};
-use crate::compare::{ComparedRun, RunComparison};
+use crate::compare::RunComparison;
 use serde_json::{Value, json};
 
 const UPLOT_SCRIPT: &str = include_str!("page/vendor/uPlot.iife.min.js");
@@ -23,8 +23,12 @@ pub fn page(report: &RunReport) -> String {
 
 /// The page that compares several runs.
 pub fn comparison(comparison: &RunComparison) -> String {
+    let groups = comparison.groups.iter().enumerate();
+    let runs = groups.flat_map(|(index, group)| {
+        group.runs.iter().map(move |report| plot_data(&group.run_name(report), index, report))
+    });
     let data = json!({
-        "runs": comparison.runs.iter().map(plot_data).collect::<Vec<_>>(),
+        "runs": runs.collect::<Vec<_>>(),
         "table": comparison.table().iter().map(|row| row.to_vec()).collect::<Vec<_>>(),
         "caveats": comparison.caveats(),
         "conclusion": comparison.conclusion(),
@@ -33,13 +37,13 @@ pub fn comparison(comparison: &RunComparison) -> String {
 }
 
 /// The data for the plots of one run, column by column. `seconds` are the whole seconds of the run, and `metrics_at`
-/// are the times in seconds at which the server's metrics were read.
-fn plot_data(run: &ComparedRun) -> Value {
-    let ComparedRun { name, report } = run;
+/// are the times in seconds at which the server's metrics were read. Runs of one group have the same colour.
+fn plot_data(name: &str, group: usize, report: &RunReport) -> Value {
     let rounded = |value: f64| (value * 10.0).round() / 10.0;
     let metrics = &report.server_metrics;
     json!({
         "name": name,
+        "group": group,
         "seconds": report.seconds.iter().map(|row| row.second).collect::<Vec<_>>(),
         "offered": report.seconds.iter().map(|row| row.offered).collect::<Vec<_>>(),
         // A logarithmic axis cannot show zero.

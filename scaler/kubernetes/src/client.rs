@@ -1,6 +1,8 @@
 //! The client of the API server.
 
-use kube::{Client, Config};
+pub use kube::Client;
+
+use kube::Config;
 use std::time::Duration;
 
 /// The longest time for a connection to the API server. A request that waits for longer would hold up all others.

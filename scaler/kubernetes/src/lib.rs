@@ -1,6 +1,7 @@
 //! Requests to the Kubernetes API server with time limits, local copies of its objects, names of objects that can be
-//! scaled, a search for their autoscalers, and selectors of labels.
+//! scaled, their autoscalers, and selectors of labels.
 
+pub mod autoscaler;
 pub mod backoff;
 pub mod client;
 pub mod denials;
@@ -8,6 +9,7 @@ pub mod label_selector;
 pub mod mirror;
 pub mod name;
 pub mod owner;
+pub mod quantity;
 
 use kube::core::Status;
 use kube::runtime::watcher;

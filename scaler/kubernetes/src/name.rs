@@ -104,12 +104,46 @@ impl ScalableName {
     }
 }
 
+/// The namespace and the name of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectName {
+    /// The namespace of the object.
+    pub namespace: String,
+    /// The name of the object in its namespace.
+    pub name: String,
+}
+
+impl FromStr for ObjectName {
+    type Err = Error;
+
+    /// Parses a text such as `shop/replica`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (namespace, name) = text.split_once('/').ok_or_else(|| Error::Path(text.into()))?;
+        if !is_label(namespace) {
+            return Err(Error::Namespace(namespace.into()));
+        }
+        if !is_subdomain(name) {
+            return Err(Error::Name(name.into()));
+        }
+        Ok(Self { namespace: namespace.into(), name: name.into() })
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// The reason why a text is not the name of an object that can be scaled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The text, which has another form.
     #[error("{0:?} is not of the form {FORMS}, such as deployment:shop/replica")]
     Form(String),
+    /// The text, which has no namespace.
+    #[error("{0:?} is not of the form NAMESPACE/NAME, such as shop/replica")]
+    Path(String),
     /// The type, which has no API group, version and plural.
     #[error(
         "{0:?} is no type; write GROUP/VERSION/PLURAL, such as example.com/v1/widgets, or VERSION/PLURAL for the core group"
@@ -140,14 +174,11 @@ impl FromStr for ScalableName {
             }
             _ => return Err(form()),
         };
-        let (namespace, name) = path.split_once('/').ok_or_else(form)?;
-        if !is_label(namespace) {
-            return Err(Error::Namespace(namespace.into()));
-        }
-        if !is_subdomain(name) {
-            return Err(Error::Name(name.into()));
-        }
-        Ok(Self { type_, namespace: namespace.into(), name: name.into() })
+        let ObjectName { namespace, name } = match path.parse() {
+            Err(Error::Path(_)) => return Err(form()),
+            parsed => parsed?,
+        };
+        Ok(Self { type_, namespace, name })
     }
 }
 
@@ -222,6 +253,14 @@ mod tests {
         let types = ["", "pods", "a/b/c/d", "Example.com/v1/widgets", "example.com//widgets"].map(type_);
         let namespaces = ["", "Shop", "a.b"].map(namespace);
         let names = ["", "-x", "a/b", "a..b", &long].map(name);
+        for (text, error) in [
+            ("", Error::Path("".into())),
+            ("replica", Error::Path("replica".into())),
+            ("Shop/replica", Error::Namespace("Shop".into())),
+            ("shop/replica/scale", Error::Name("replica/scale".into())),
+        ] {
+            assert_eq!(text.parse::<ObjectName>(), Err(error), "{text}");
+        }
         for (text, error) in forms.into_iter().chain(types).chain(namespaces).chain(names) {
             assert_eq!(text.parse::<ScalableName>(), Err(error), "{text}");
         }

@@ -8,6 +8,7 @@ pub mod concurrency;
 pub mod cpu;
 pub mod fixed;
 pub mod forecast;
+pub mod hpa;
 pub mod latency_ratio;
 pub mod latency_step;
 pub mod queue;
@@ -16,6 +17,7 @@ pub mod windows;
 
 use crate::pods::Pod;
 use cpu::{Cpu, CpuParameters};
+use hpa::Hpa;
 use law::observation::Observation;
 use law::slo;
 use law::table::{self, Law, LawKind, Objective, Recommendation, Settings, Table};
@@ -67,6 +69,9 @@ pub enum LawChoice {
     Live(String),
     /// The Kubernetes HPA. Holds the text of the flag, such as `cpu:70`, and the parameters that the text gives.
     Cpu(String, CpuParameters),
+    /// The Kubernetes HPA with the specification of an object of a cluster. Holds the name of the row, such as
+    /// `hpa shop/replica`.
+    Hpa(String, Hpa),
 }
 
 impl LawChoice {
@@ -81,7 +86,15 @@ impl LawChoice {
     pub fn starts_first_replica(&self) -> bool {
         match self {
             Self::Live(text) => parse_kind(text).is_ok_and(|kind| kind.wakes),
-            Self::Cpu(..) => false,
+            Self::Cpu(..) | Self::Hpa(..) => false,
+        }
+    }
+
+    /// The fewest and the most replicas of the law, if it has bounds of its own.
+    pub fn bounds(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Hpa(_, hpa) => Some((hpa.min, hpa.max)),
+            Self::Live(_) | Self::Cpu(..) => None,
         }
     }
 
@@ -89,7 +102,7 @@ impl LawChoice {
     pub fn make(&self, settings: &Settings) -> PlantLaw {
         match self {
             Self::Live(text) => PlantLaw::Live(PLANT.make(text, settings).expect("from_str has checked the text").1),
-            Self::Cpu(_, parameters) => {
+            Self::Cpu(_, parameters) | Self::Hpa(_, Hpa { parameters, .. }) => {
                 PlantLaw::Cpu(Box::new(Cpu::new(parameters.clone(), settings.min, settings.max)))
             }
         }
@@ -128,7 +141,7 @@ impl FromStr for LawChoice {
 impl fmt::Display for LawChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Live(text) | Self::Cpu(text, _) => f.write_str(text),
+            Self::Live(text) | Self::Cpu(text, _) | Self::Hpa(text, _) => f.write_str(text),
         }
     }
 }
@@ -174,6 +187,7 @@ mod tests {
             "cpu:50",
             "cpu:50:behavior",
             "cpu:70:up=30s/4@15s:down=1m",
+            "cpu:70:up=tolerance=0:down=1m/tolerance=0",
             "rate:2.5",
             "ray-serve",
             "forecast",
@@ -208,6 +222,7 @@ mod tests {
             "latency-step:1",
             "cpu:70:",
             "cpu:70:calm",
+            "cpu:70:tolerance=0",
             "cpu::behavior",
             "cpu:behavior",
             "cpu:0:behavior",

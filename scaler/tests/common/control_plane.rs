@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -25,7 +25,11 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The script that runs control planes. `control-plane start FOLDER` starts one and prints the path of its kubeconfig.
 /// `control-plane stop FOLDER` ends it.
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/cluster/control-plane");
+fn script() -> PathBuf {
+    let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let script = folders.find_map(|folder| Some(folder.join("k8s/cluster/control-plane")).filter(|path| path.exists()));
+    script.expect("the workspace has the script")
+}
 
 /// A control plane. It stops when the last test drops it.
 pub(crate) struct ControlPlane {
@@ -56,7 +60,7 @@ impl ControlPlane {
         }
         let folder = tempfile::tempdir().expect("temporary folders can be created");
         let [api, etcd] = [[0, 1, 2], [0, 10, 10]].map(free_ports);
-        let output = Command::new(SCRIPT)
+        let output = Command::new(script())
             .arg("start")
             .arg(folder.path().join("control-plane"))
             .envs([("API_PORT", api.to_string()), ("ETCD_PORT", etcd.to_string())])
@@ -122,7 +126,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        let stopped = Command::new(SCRIPT).arg("stop").arg(self.folder.path().join("control-plane")).status();
+        let stopped = Command::new(script()).arg("stop").arg(self.folder.path().join("control-plane")).status();
         if !stopped.is_ok_and(|status| status.success()) {
             report("the control plane did not stop; end etcd and the programs kube-* by hand");
         }

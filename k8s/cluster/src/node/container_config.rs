@@ -4,7 +4,6 @@ use super::environment::{Environment, Variables, expand};
 use super::field::PodFields;
 use super::object::Objects;
 use super::probe::{ContainerProbes, HttpProbe};
-use super::quantity;
 use super::volume::{self, Mount, Volumes};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
@@ -12,6 +11,7 @@ use cgroup::ResourceLimits;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe as ProbeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kubernetes::quantity;
 use std::time::Duration;
 
 /// What the node needs to run a container.

@@ -20,7 +20,7 @@ table.forEach((cells, index) => {
 // of these times has a gap there, which its line spans.
 function overlay(title, unit, times, values, options) {
   const tables = runs.map((run) => [times(run), values(run)]).map((columns) => (columns[0].length ? columns : [[0], [null]]));
-  const drawn = runs.map((run, index) => line(run.name, colour(index), { dash: index >= colours.length ? [6, 4] : [], ...(options.stepped ? step : {}) }));
+  const drawn = runs.map((run) => line(run.name, colour(run.group), { dash: run.group >= colours.length ? [6, 4] : [], ...(options.stepped ? step : {}) }));
   plot(title, unit, drawn, uPlot.join(tables), options);
 }
 overlay("Offered load", "requests per second", (run) => run.seconds, (run) => run.offered, { stepped: true });

@@ -2,8 +2,10 @@
 
 use super::period::{self, Period};
 use crate::simulate::flags::Flags;
+use kubernetes::name::ObjectName;
 use readings::flags::PrometheusFlags;
 use service::options::positive_duration;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The help text of `--prometheus-selector`. The text of the scaler's flag names dispatchers only.
@@ -21,7 +23,8 @@ const SELECTOR: &str = "Label matchers that select the series of the dispatchers
     lab backtest --prometheus http://localhost:9090\n  \
     lab backtest --prometheus https://metrics.example/prometheus --prometheus-token-file token \\\n    \
     --prometheus-selector 'namespace=\"shop\"' --since 7days --step 60s --max 20 --html week.html\n  \
-    lab backtest --prometheus http://localhost:9090 --since 26h --until 2h --policy slo,cpu:70 --startup 20s"
+    lab backtest --prometheus http://localhost:9090 --since 26h --until 2h --policy slo,cpu:70 --startup 20s\n  \
+    lab backtest --prometheus http://localhost:9090 --policy slo --hpa shop/replica"
 )]
 pub struct Args {
     /// Beginning of the period, as a time before now
@@ -34,6 +37,13 @@ pub struct Args {
     /// detail
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = positive_duration)]
     pub step: Duration,
+    /// HorizontalPodAutoscaler whose specification is replayed as another law, read from the cluster of the kubeconfig or
+    /// of the service account; its metrics must be of the processor use of pods; may be repeated
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub hpa: Vec<ObjectName>,
+    /// YAML or JSON file with a HorizontalPodAutoscaler, as --hpa; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub hpa_file: Vec<PathBuf>,
     /// The flags of the Prometheus
     #[command(flatten)]
     pub access: PrometheusFlags,
@@ -96,6 +106,8 @@ mod tests {
             (&[base, "--step=500ms"], "--step"),
             (&[base, "--step=2days"], "2days"),
             (&[base, "--policy=magic"], "magic"),
+            (&[base, "--hpa=replica"], "NAMESPACE/NAME"),
+            (&[base, "--hpa=Shop/replica"], "\"Shop\" cannot be a namespace"),
             (&[base, "--min=9"], "--min (9)"),
             (&[base, "--slots=0"], "--slots"),
             (&[base, "--service-variation=-1"], "--service-variation"),

@@ -8,7 +8,8 @@
 //!
 //! - a stabilisation window, such as `60s`;
 //! - scaling policies, such as `4@15s` (4 pods in 15 s) or `100%@15s` (100 % of the pods in 15 s);
-//! - the choice among the policies: `max`, `min` or `disabled`.
+//! - the choice among the policies: `max`, `min` or `disabled`;
+//! - the tolerance, such as `tolerance=0.05`.
 //!
 //! A rule that is left out has its default. The word `behavior` alone stands for the defaults.
 
@@ -17,17 +18,21 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The HPA changes nothing if utilisation ÷ target differs from 1 by this or less, unless its rules say otherwise:
+/// `--horizontal-pod-autoscaler-tolerance`.
+pub const TOLERANCE: f64 = 0.1;
+
 /// The longest stabilisation window that Kubernetes accepts.
-const MAX_WINDOW: Duration = Duration::from_secs(3600);
+pub const MAX_WINDOW: Duration = Duration::from_secs(3600);
 
 /// The longest period of a scaling policy that Kubernetes accepts.
-const MAX_PERIOD: Duration = Duration::from_secs(1800);
+pub const MAX_PERIOD: Duration = Duration::from_secs(1800);
 
 /// The largest number of scaling policies in one direction that is accepted.
 const MAX_POLICIES: usize = 8;
 
 /// The scaling rules of an HPA, in both directions.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Behavior {
     /// The rules for scaling up: Kubernetes' `scaleUp`.
     pub up: ScalingRules,
@@ -36,7 +41,7 @@ pub struct Behavior {
 }
 
 /// The scaling rules in one direction: Kubernetes' `HPAScalingRules`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ScalingRules {
     /// The stabilisation window. The HPA scales up no further than to the lowest recommendation within this time, and
     /// down no further than to the highest.
@@ -45,6 +50,8 @@ pub struct ScalingRules {
     pub select: SelectPolicy,
     /// The scaling policies, at least one.
     pub policies: Vec<ScalingPolicy>,
+    /// The HPA does not scale in this direction if utilisation ÷ target differs from 1 by this or less.
+    pub tolerance: f64,
 }
 
 /// The choice of the scaling policy that applies: Kubernetes' `selectPolicy`.
@@ -83,7 +90,7 @@ impl Default for Behavior {
         let four = ScalingPolicy { value: PolicyValue::Pods(4), period };
         let rules = |seconds, policies| {
             let window = Duration::from_secs(seconds);
-            ScalingRules { window, select: SelectPolicy::Max, policies }
+            ScalingRules { window, select: SelectPolicy::Max, policies, tolerance: TOLERANCE }
         };
         Self { up: rules(0, vec![four, all]), down: rules(300, vec![all]) }
     }
@@ -160,11 +167,18 @@ impl ScalingRules {
     }
 
     /// These rules, where the rules in `text` replace the ones of the same type. `None` if a part of the text is no
-    /// rule or out of range, if there are more than [`MAX_POLICIES`] policies, or if a window or a choice is given
-    /// twice.
+    /// rule or out of range, if there are more than [`MAX_POLICIES`] policies, or if a window, a choice or a
+    /// tolerance is given twice.
     fn with(self, text: &str) -> Option<Self> {
-        let (mut window, mut select, mut policies) = (None, None, Vec::new());
+        let (mut window, mut select, mut tolerance, mut policies) = (None, None, None, Vec::new());
         for part in text.split('/') {
+            if let Some(given) = part.strip_prefix("tolerance=") {
+                let given = given.parse().ok().filter(|tolerance: &f64| (0.0..=100.0).contains(tolerance))?;
+                if tolerance.replace(given).is_some() {
+                    return None;
+                }
+                continue;
+            }
             let is_new = match (SelectPolicy::parse(part), part.split_once('@')) {
                 (Some(policy), _) => select.replace(policy).is_none(),
                 (None, Some((value, period))) => {
@@ -184,6 +198,7 @@ impl ScalingRules {
             window: window.unwrap_or(self.window),
             select: select.unwrap_or(self.select),
             policies: if policies.is_empty() { self.policies } else { policies },
+            tolerance: tolerance.unwrap_or(self.tolerance),
         })
     }
 
@@ -198,6 +213,9 @@ impl ScalingRules {
         }
         if self.select != default.select {
             parts.push(self.select.to_string());
+        }
+        if self.tolerance != default.tolerance {
+            parts.push(format!("tolerance={}", self.tolerance));
         }
         parts.join("/")
     }
@@ -380,7 +398,14 @@ mod tests {
 
     #[test]
     fn behaviors_are_parsed_and_printed() {
-        for text in ["behavior", "up=1m", "down=1m", "up=2@1m/min:down=1m/10%@1m/1@15s", "up=disabled:down=0s"] {
+        for text in [
+            "behavior",
+            "up=1m",
+            "down=1m",
+            "up=2@1m/min:down=1m/10%@1m/1@15s",
+            "up=disabled:down=0s",
+            "up=tolerance=0:down=1m/tolerance=0.05",
+        ] {
             assert_eq!(behavior(text).to_string(), text);
         }
         assert_eq!(behavior("up=0s:down=300s"), Behavior::default());
@@ -414,6 +439,10 @@ mod tests {
             "up=4.5@15s",
             "up=4@15s/",
             "up=often",
+            "up=tolerance=",
+            "up=tolerance=-0.1",
+            "up=tolerance=NaN",
+            "up=tolerance=0/tolerance=0",
             "up=4@15s@15s",
             "up=99999999999@15s",
             &many,

@@ -4,19 +4,17 @@
 //! Source: Kubernetes 1.36, pkg/controller/podautoscaler, horizontal.go and replica_calculator.go, with the defaults of
 //! kube-controller-manager.
 
-use super::behavior::Behavior;
+use super::behavior::{Behavior, TOLERANCE};
 use crate::pods::{CpuUsage, Pod, PodReadiness};
 use law::cadence::Cadence;
 use law::observation::Observation;
 use law::table::Recommendation;
 use law::window::Window;
+use std::fmt;
 use std::time::Duration;
 
 /// The time between two decisions: `--horizontal-pod-autoscaler-sync-period`.
 const SYNC_PERIOD: Duration = Duration::from_secs(15);
-/// The HPA changes nothing if utilisation ÷ target differs from 1 by this or less:
-/// `--horizontal-pod-autoscaler-tolerance`.
-const TOLERANCE: f64 = 0.1;
 /// The stabilisation window without a `behavior`: `--horizontal-pod-autoscaler-downscale-stabilization`.
 const DOWNSCALE_STABILISATION: Duration = Duration::from_secs(300);
 /// In this time after a pod's start, only samples from after the pod became ready count:
@@ -29,17 +27,26 @@ const INITIAL_READINESS_DELAY: Duration = Duration::from_secs(30);
 /// The parameters of the law `cpu`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpuParameters {
-    /// The target utilisation, in percent of the requested cores.
-    pub percent: u32,
+    /// The targets, at least one. The one that needs the most replicas counts.
+    pub targets: Vec<CpuTarget>,
     /// The `behavior`; `None` if the HPA has none.
     pub behavior: Option<Behavior>,
+}
+
+/// A target of the HPA for the CPU usage of the pods.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum CpuTarget {
+    /// The usage in percent of the requested cores: Kubernetes' `averageUtilization`.
+    Utilization(u32),
+    /// The mean usage of a pod, in cores: Kubernetes' `averageValue`.
+    AverageValue(f64),
 }
 
 /// Parses `cpu[:PERCENT[:BEHAVIOR]]`. `None` if the text names another law, or if a parameter cannot be parsed or is
 /// out of range.
 pub fn parse(text: &str) -> Option<CpuParameters> {
     let parameters = match text.strip_prefix("cpu")? {
-        "" => return Some(CpuParameters { percent: 70, behavior: None }),
+        "" => return Some(CpuParameters { targets: vec![CpuTarget::Utilization(70)], behavior: None }),
         parameters => parameters.strip_prefix(':')?,
     };
     let (percent, behavior) = match parameters.split_once(':') {
@@ -47,14 +54,48 @@ pub fn parse(text: &str) -> Option<CpuParameters> {
         None => (parameters, None),
     };
     let percent = percent.parse().ok().filter(|percent| (1..=1000).contains(percent))?;
-    Some(CpuParameters { percent, behavior })
+    Some(CpuParameters { targets: vec![CpuTarget::Utilization(percent)], behavior })
+}
+
+impl fmt::Display for CpuParameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let targets: Vec<String> = self.targets.iter().map(ToString::to_string).collect();
+        write!(f, "{}", targets.join(" and "))?;
+        self.behavior.as_ref().map_or(Ok(()), |behavior| write!(f, ", {behavior}"))
+    }
+}
+
+impl fmt::Display for CpuTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Utilization(percent) => write!(f, "{percent} % of the requested cores"),
+            Self::AverageValue(cores) => write!(f, "{cores} cores for each pod"),
+        }
+    }
+}
+
+impl CpuTarget {
+    /// The usage of these pods ÷ this target.
+    fn ratio(self, pods: PodGroup) -> f64 {
+        match self {
+            Self::Utilization(percent) => pods.utilisation() / f64::from(percent),
+            Self::AverageValue(cores) => pods.mean_millicores() / (cores * 1e3),
+        }
+    }
+
+    /// The cores that pods without a sample count as using in a scale-down.
+    fn assumed_use(self, missing: PodGroup) -> f64 {
+        match self {
+            Self::Utilization(percent) => missing.requested * f64::from(percent.max(100)) / 100.0,
+            Self::AverageValue(cores) => missing.pods as f64 * cores,
+        }
+    }
 }
 
 /// The law `cpu` with its state between decisions.
 #[derive(Debug)]
 pub struct Cpu {
-    /// The target utilisation, in percent of the requested cores.
-    target: f64,
+    targets: Vec<CpuTarget>,
     min: usize,
     max: usize,
     behavior: Option<Behavior>,
@@ -66,12 +107,12 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// A law that keeps the utilisation at `percent` with `min` to `max` replicas.
-    pub fn new(CpuParameters { percent, behavior }: CpuParameters, min: usize, max: usize) -> Self {
+    /// A law that keeps the usage at its targets with `min` to `max` replicas.
+    pub fn new(CpuParameters { targets, behavior }: CpuParameters, min: usize, max: usize) -> Self {
         let window = behavior.as_ref().map_or(DOWNSCALE_STABILISATION, Behavior::longest_window);
         let period = behavior.as_ref().map(Behavior::longest_period).unwrap_or_default();
         Self {
-            target: f64::from(percent),
+            targets,
             min,
             max,
             behavior,
@@ -108,39 +149,50 @@ impl Cpu {
     /// The recommended replicas before stabilisation, and the utilisation of the requested cores in percent. `None` if
     /// no pod has a sample that counts.
     fn recommend(&self, pods: &[Pod], current: usize) -> Option<(usize, f64)> {
-        let PodGroups { ready, missing, unready } = PodGroups::of(pods);
-        if ready.pods == 0 {
+        let groups = PodGroups::of(pods);
+        if groups.ready.pods == 0 {
             return None;
         }
-        let utilisation = ready.utilisation();
-        let ratio = utilisation / self.target;
+        let recommended = self.targets.iter().map(|&target| self.recommend_for(target, &groups, current)).max()?;
+        Some((recommended, groups.ready.utilisation()))
+    }
+
+    /// The replicas that one target needs. At least one pod is ready.
+    fn recommend_for(&self, target: CpuTarget, groups: &PodGroups, current: usize) -> usize {
+        let &PodGroups { ready, missing, unready } = groups;
+        let ratio = target.ratio(ready);
         if missing.pods == 0 && !(unready.pods > 0 && ratio > 1.0) {
-            let recommended =
-                if is_within_tolerance(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
-            return Some((recommended, utilisation));
+            return if self.is_within_tolerance(ratio) { current } else { (ratio * ready.pods as f64).ceil() as usize };
         }
         // Pods whose samples do not count dampen the change. In a scale-down, running pods without a sample count as
         // fully used. In a scale-up, they and the unready pods count as idle.
         let mut all = ready.and(missing);
         if ratio < 1.0 {
-            all.used += missing.requested * self.target.max(100.0) / 100.0;
+            all.used += target.assumed_use(missing);
         } else if ratio > 1.0 {
             all = all.and(unready);
         }
-        Some((self.conservative(all, ratio, current), utilisation))
+        self.conservative(all, target, ratio, current)
     }
 
     /// The recommended replicas, computed from all pods together. If they would change the number in another direction
     /// than `ratio`, or not beyond the tolerance, the result is the current number.
-    fn conservative(&self, all: PodGroup, ratio: f64, current: usize) -> usize {
-        let conservative_ratio = all.utilisation() / self.target;
-        if is_within_tolerance(conservative_ratio) || (ratio < 1.0) != (conservative_ratio < 1.0) {
+    fn conservative(&self, all: PodGroup, target: CpuTarget, ratio: f64, current: usize) -> usize {
+        let conservative_ratio = target.ratio(all);
+        if self.is_within_tolerance(conservative_ratio) || (ratio < 1.0) != (conservative_ratio < 1.0) {
             return current;
         }
         let recommended = (conservative_ratio * all.pods as f64).ceil() as usize;
         let contradicts_ratio =
             (conservative_ratio < 1.0 && recommended > current) || (conservative_ratio > 1.0 && recommended < current);
         if contradicts_ratio { current } else { recommended }
+    }
+
+    /// Whether usage ÷ target is so near to 1 that the HPA changes nothing.
+    fn is_within_tolerance(&self, ratio: f64) -> bool {
+        let tolerances = self.behavior.as_ref().map(|behavior| (behavior.down.tolerance, behavior.up.tolerance));
+        let (down, up) = tolerances.unwrap_or((TOLERANCE, TOLERANCE));
+        (1.0 - down..=1.0 + up).contains(&ratio)
     }
 
     /// The recommended replicas after stabilisation. With a `behavior`, its rules apply. Without one, the result is the
@@ -155,10 +207,6 @@ impl Cpu {
         let highest = self.recommendations.within(at, DOWNSCALE_STABILISATION).copied().max().unwrap_or(recommended);
         highest.clamp(self.min, self.max.min((2 * current).max(4)).max(self.min))
     }
-}
-
-fn is_within_tolerance(ratio: f64) -> bool {
-    (1.0 - TOLERANCE..=1.0 + TOLERANCE).contains(&ratio)
 }
 
 /// The pods, grouped by how the HPA counts their samples.
@@ -208,6 +256,11 @@ impl PodGroup {
         // Kubernetes computes with whole millicores. Without the added billionth, 0.29 cores would be 28.999… %, and
         // would be rounded down to 28 %.
         (100.0 * self.used / self.requested + 1e-9).trunc()
+    }
+
+    /// The mean usage of a pod, in millicores, rounded down.
+    fn mean_millicores(self) -> f64 {
+        (1e3 * self.used / self.pods as f64 + 1e-6).trunc()
     }
 }
 
@@ -297,7 +350,56 @@ mod tests {
 
     fn law(behavior: Option<&str>) -> Cpu {
         let behavior = behavior.map(|text| text.parse().expect("a behavior"));
-        Cpu::new(CpuParameters { percent: 50, behavior }, 1, 20)
+        Cpu::new(CpuParameters { targets: vec![CpuTarget::Utilization(50)], behavior }, 1, 20)
+    }
+
+    #[test]
+    fn tolerances_apply_in_their_direction() {
+        let rows = [
+            // The target is 50 %, and there are ten pods. 54 ÷ 50 = 1.08, and 46 ÷ 50 = 0.92.
+            (None, 0.54, 10),
+            (None, 0.46, 10),
+            (Some("behavior"), 0.54, 10),
+            (Some("up=tolerance=0.05"), 0.54, 11),
+            (Some("up=tolerance=0.05"), 0.46, 10),
+            (Some("down=tolerance=0.05"), 0.54, 10),
+            (Some("down=tolerance=0.05"), 0.46, 10),
+            // 0.92 · 10 = 9.2, rounded up to 10; 0.9 · 10 = 9 is a change only without a tolerance.
+            (Some("down=tolerance=0"), 0.45, 9),
+            (None, 0.45, 10),
+            (Some("up=tolerance=0"), 0.51, 11),
+            (Some("up=tolerance=0.5"), 0.74, 10),
+            (Some("up=tolerance=0.5"), 0.76, 16),
+        ];
+        for (behavior, cores, expected) in rows {
+            let found = law(behavior).recommend(&vec![pod(Some(cores)); 10], 10);
+            assert_eq!(found.map(|found| found.0), Some(expected), "{behavior:?} at {cores} cores");
+        }
+    }
+
+    #[test]
+    fn the_target_that_needs_the_most_replicas_counts() {
+        let law = |targets: &[CpuTarget]| Cpu::new(CpuParameters { targets: targets.to_vec(), behavior: None }, 1, 20);
+        let (half, value) = (CpuTarget::Utilization(50), CpuTarget::AverageValue);
+        let rows = [
+            // The mean is 0.9 cores. 0.9 ÷ 0.3 = 3, for two pods 6.
+            (vec![value(0.3)], vec![pod(Some(0.9)); 2], 6),
+            // The request does not matter: 0.45 ÷ 0.3 = 1.5, for two pods 3.
+            (vec![value(0.3)], vec![Pod { requested_cores: 0.5, ..pod(Some(0.45)) }; 2], 3),
+            // The mean of 329.5 millicores is rounded down to 329, and 329 ÷ 300 is within the tolerance.
+            (vec![value(0.3)], vec![pod(Some(0.3295)); 2], 2),
+            // A pod without a sample counts as using its target in a scale-down: (100 + 300) ÷ 2 = 200, and
+            // 200 ÷ 300 · 2 = 1.3, rounded up to 2.
+            (vec![value(0.3)], vec![pod(Some(0.1)), pod(None)], 2),
+            // It counts as idle in a scale-up: (900 + 0) ÷ 2 = 450, and 450 ÷ 300 · 2 = 3.
+            (vec![value(0.3)], vec![pod(Some(0.9)), pod(None)], 3),
+            (vec![half, value(0.3)], vec![pod(Some(0.9)); 2], 6),
+            (vec![value(2.0), half], vec![pod(Some(0.9)); 2], 4),
+        ];
+        for (targets, pods, expected) in rows {
+            let found = law(&targets).recommend(&pods, pods.len()).map(|found| found.0);
+            assert_eq!(found, Some(expected), "{targets:?}: {pods:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::laws::LawChoice;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use law::slo;
+use law::table::Settings as LawSettings;
 use limits::Limits;
 use serde::Serialize;
 use std::sync::{Mutex, PoisonError};
@@ -162,10 +163,11 @@ fn compare_laws(config: &Config, name: &str, workload: &Workload, bar: &Progress
 fn trial<'a>(config: &Config, workload: &'a Workload, law: &LawChoice, seed: u64) -> Trial<'a> {
     // Other autoscalers have stabilisation windows of their own, so their laws get only the bounds. A second window
     // would make them worse than they are.
-    let limits = if law.needs_limits() { config.limits } else { Limits::bounds(config.limits.min, config.limits.max) };
+    let (min, max) = law.bounds().unwrap_or((config.limits.min, config.limits.max));
+    let limits = if law.needs_limits() { config.limits } else { Limits::bounds(min, max) };
     Trial {
         law: law.clone(),
-        law_settings: config.law_settings,
+        law_settings: LawSettings { min, max, ..config.law_settings },
         limits,
         plant: config.plant.clone(),
         workload,

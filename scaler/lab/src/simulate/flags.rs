@@ -27,7 +27,8 @@ const MIN_MTBF: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, clap::Args)]
 pub struct Flags {
     /// Laws to compare, such as slo,concurrency,cpu:70; cpu may have the behavior of the HPA as a second parameter,
-    /// such as cpu:70:behavior, cpu:70:up=0s:down=60s, or cpu:70:up=30s/2@15s/50%@60s/min
+    /// such as cpu:70:behavior, cpu:70:up=0s:down=60s/tolerance=0, or
+    /// cpu:70:up=30s/2@15s/50%@60s/min
     #[arg(
         long,
         value_delimiter = ',',

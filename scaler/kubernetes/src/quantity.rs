@@ -1,11 +1,10 @@
-//! Quantities of processors, as Kubernetes writes them: `2`, `0.5`, `250m`, `123456789n`. Pure.
+//! Quantities, as Kubernetes writes them: `2`, `0.5`, `250m`, `123456789n`. Pure.
 
 /// The largest quantity that is accepted, in cores.
 const MAX_CORES: f64 = 1e6;
 
-/// Parses a quantity into cores. Rounds up to thousandths, as the HPA does (`Quantity.MilliValue`). `None` if the text
-/// is no quantity, or too large.
-pub(super) fn cores(text: &str) -> Option<f64> {
+/// Parses a quantity. `None` if the text is no quantity, or has a unit for bytes.
+pub fn number(text: &str) -> Option<f64> {
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -18,14 +17,26 @@ pub(super) fn cores(text: &str) -> Option<f64> {
         "M" => 1e6,
         _ => 10_f64.powi(unit.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
-    let cores = number.parse::<f64>().ok()? * scale;
+    Some(number.parse::<f64>().ok()? * scale)
+}
+
+/// Parses a quantity of processors into cores. Rounds up to thousandths, as the HPA does (`Quantity.MilliValue`). `None`
+/// if the text is no quantity, or too large.
+pub fn cores(text: &str) -> Option<f64> {
     // Binary fractions are inexact: without the subtraction, a whole number of thousandths could be rounded up.
-    (cores <= MAX_CORES).then(|| (cores * 1e3 - 1e-9).ceil().max(0.0) / 1e3)
+    number(text).filter(|&cores| cores <= MAX_CORES).map(|cores| (cores * 1e3 - 1e-9).ceil().max(0.0) / 1e3)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_not_rounded() {
+        for (text, expected) in [("0", 0.0), ("0.0005", 0.0005), ("50m", 0.05), ("1e-4", 1e-4)] {
+            assert_eq!(number(text), Some(expected), "{text}");
+        }
+    }
 
     #[test]
     fn quantities_are_parsed_into_cores() {
