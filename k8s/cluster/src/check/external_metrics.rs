@@ -29,8 +29,13 @@ const HPA_TIMEOUT: Duration = Duration::from_secs(15 + 5);
 const DOWN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The objects of the overlay that k8s/base does not have.
-const OWN_OBJECTS: [&str; 3] =
-    ["horizontalpodautoscaler/replica", "service/external-metrics", "apiservice/v1beta1.external.metrics.k8s.io"];
+const OWN_OBJECTS: [&str; 5] = [
+    "horizontalpodautoscaler/replica",
+    "service/external-metrics",
+    "apiservice/v1beta1.external.metrics.k8s.io",
+    "role/external-metrics",
+    "rolebinding/external-metrics",
+];
 
 /// Actions for which the scaler must have no permission while it advises.
 const FORBIDDEN: [&str; 3] = [
