@@ -468,7 +468,8 @@ fn a_scaler_that_advises_an_hpa_writes_nothing_and_has_the_bounds_of_the_hpa() {
     let own: Vec<_> = all.into_iter().filter(|manifest| manifest.folder == "k8s/overlays/external-metrics").collect();
     let roles = of_kind(&own, "Role").into_iter().filter(|role| role.has_name("scaler"));
     let rules = roles.flat_map(|role| role.object["rules"].as_array().expect("rules"));
-    let verbs: BTreeSet<_> = rules.flat_map(|rule| rule["verbs"].as_array().expect("verbs")).map(Value::as_str).collect();
+    let verbs: BTreeSet<_> =
+        rules.flat_map(|rule| rule["verbs"].as_array().expect("verbs")).map(Value::as_str).collect();
     assert_eq!(verbs, BTreeSet::from([Some("list"), Some("watch")]));
     let [hpa] = of_kind(&own, "HorizontalPodAutoscaler")[..] else { panic!("one HPA is expected") };
     let settings = of_kind(&own, "ConfigMap").into_iter().find(|map| map.has_name("roundhouse-defaults"));

@@ -23,7 +23,7 @@ const METRIC_TIMEOUT: Duration = Duration::from_secs(60);
 const ADVICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time in which the HPA must act on a recommendation: its period of 15 s, and a margin for a busy machine.
-const HPA_TIMEOUT: Duration = Duration::from_secs(15 + 5);
+const HPA_TIMEOUT: Duration = Duration::from_secs(15 + 15);
 
 /// Time in which one replica must be left after the load.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(120);
