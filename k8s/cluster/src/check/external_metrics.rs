@@ -4,7 +4,7 @@ use super::{Fixture, LIGHT_LOAD};
 use crate::kustomization::Kustomization;
 use crate::paths;
 use crate::wait::wait_for;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -90,7 +90,7 @@ async fn check_permissions(fixture: &Fixture) -> Result<()> {
 /// Waits until the HPA reports the metric. Returns its value.
 async fn wait_for_metric(fixture: &Fixture) -> Result<String> {
     let kubectl = &fixture.cluster.kubectl;
-    // The present version of the API is the only one whose status has such metrics, besides older ones of Kubernetes.
+    // kubectl prefers the version v1 on old API servers, whose status has no such metrics.
     let version = if kubectl.serves("autoscaling/v2").await? { "v2" } else { "v2beta2" };
     let resource = format!("horizontalpodautoscalers.{version}.autoscaling");
     let get = ["get", &resource, "replica", "-o", "json"];
@@ -132,7 +132,7 @@ async fn scale_up(fixture: &Fixture) -> Result<(BTreeSet<i32>, i32, Duration)> {
 /// The number of replicas that the scaler recommends; `None` without figures.
 async fn advice(fixture: &Fixture) -> Result<Option<i32>> {
     let pods = fixture.pod_names("scaler").await?;
-    let [pod] = &pods[..] else { anyhow::bail!("there must be one scaler, not {pods:?}") };
+    let [pod] = &pods[..] else { bail!("there must be one scaler, not {pods:?}") };
     let status: Value = serde_json::from_str(&fixture.get(pod, 5053, "/status").await?)?;
     Ok(status["targets"][0]["advice"].as_i64().and_then(|replicas| i32::try_from(replicas).ok()))
 }
