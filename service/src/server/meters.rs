@@ -3,7 +3,7 @@
 use super::limits::Limit;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
-/// Gauge by `listener` (main or admin): open connections.
+/// Gauge by `listener` (main, admin or external-metrics): open connections.
 const CONNECTIONS: &str = "http_connections";
 /// Gauge by `listener`: connections with a request whose answer is not yet sent.
 const BUSY_CONNECTIONS: &str = "http_busy_connections";
@@ -59,9 +59,9 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
         let reasons = Limit::ALL.map(Limit::as_str).join(", ");
         for row in [
-            format!("| `{CONNECTIONS}` | gauge | `listener` = main, admin |"),
-            format!("| `{BUSY_CONNECTIONS}` | gauge | `listener` = main, admin |"),
-            format!("| `{CLOSED}` | counter | `listener` = main, admin, `reason` = {reasons} |"),
+            format!("| `{CONNECTIONS}` | gauge | `listener` = main, admin, external-metrics |"),
+            format!("| `{BUSY_CONNECTIONS}` | gauge | `listener` = main, admin, external-metrics |"),
+            format!("| `{CLOSED}` | counter | `listener` = main, admin, external-metrics, `reason` = {reasons} |"),
         ] {
             assert!(text.lines().any(|line| line.starts_with(&row)), "docs/api.md lacks the row {row}");
         }

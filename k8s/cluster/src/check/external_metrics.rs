@@ -4,7 +4,7 @@ use super::{Fixture, LIGHT_LOAD};
 use crate::kustomization::Kustomization;
 use crate::paths;
 use crate::wait::wait_for;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,14 +23,19 @@ const METRIC_TIMEOUT: Duration = Duration::from_secs(60);
 const ADVICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time in which the HPA must act on a recommendation: its period of 15 s, and a margin for a busy machine.
-const HPA_TIMEOUT: Duration = Duration::from_secs(15 + 5);
+const HPA_TIMEOUT: Duration = Duration::from_secs(15 + 15);
 
 /// Time in which one replica must be left after the load.
 const DOWN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The objects of the overlay that k8s/base does not have.
-const OWN_OBJECTS: [&str; 3] =
-    ["horizontalpodautoscaler/replica", "service/external-metrics", "apiservice/v1beta1.external.metrics.k8s.io"];
+const OWN_OBJECTS: [&str; 5] = [
+    "horizontalpodautoscaler/replica",
+    "service/external-metrics",
+    "apiservice/v1beta1.external.metrics.k8s.io",
+    "role/external-metrics",
+    "rolebinding/external-metrics",
+];
 
 /// Actions for which the scaler must have no permission while it advises.
 const FORBIDDEN: [&str; 3] = [
@@ -85,7 +90,7 @@ async fn check_permissions(fixture: &Fixture) -> Result<()> {
 /// Waits until the HPA reports the metric. Returns its value.
 async fn wait_for_metric(fixture: &Fixture) -> Result<String> {
     let kubectl = &fixture.cluster.kubectl;
-    // The present version of the API is the only one whose status has such metrics, besides older ones of Kubernetes.
+    // kubectl prefers the version v1 on old API servers, whose status has no such metrics.
     let version = if kubectl.serves("autoscaling/v2").await? { "v2" } else { "v2beta2" };
     let resource = format!("horizontalpodautoscalers.{version}.autoscaling");
     let get = ["get", &resource, "replica", "-o", "json"];
@@ -127,7 +132,7 @@ async fn scale_up(fixture: &Fixture) -> Result<(BTreeSet<i32>, i32, Duration)> {
 /// The number of replicas that the scaler recommends; `None` without figures.
 async fn advice(fixture: &Fixture) -> Result<Option<i32>> {
     let pods = fixture.pod_names("scaler").await?;
-    let [pod] = &pods[..] else { anyhow::bail!("there must be one scaler, not {pods:?}") };
+    let [pod] = &pods[..] else { bail!("there must be one scaler, not {pods:?}") };
     let status: Value = serde_json::from_str(&fixture.get(pod, 5053, "/status").await?)?;
     Ok(status["targets"][0]["advice"].as_i64().and_then(|replicas| i32::try_from(replicas).ok()))
 }
