@@ -335,3 +335,32 @@ fn share(seconds: f64, time: Duration) -> f64 {
 fn milliseconds(seconds: &[f64]) -> impl Iterator<Item = f64> {
     seconds.iter().map(|seconds| seconds * 1e3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn counts_that_etcd_cannot_hold_and_rounds_without_end_are_refused() {
+        let parse = |flags: &[&str]| Cli::try_parse_from([&["endpoints"], flags].concat()).map(|cli| cli.options);
+        for (flags, advice) in [
+            (["--count", "0"], "1..=5000"),
+            (["--count", "100,5001"], "1..=5000"),
+            (["--rounds", "0"], "1..=100"),
+            (["--rounds", "101"], "1..=100"),
+            (["--only", "nodes"], "slices, endpoints, pods"),
+        ] {
+            let error = parse(&flags).expect_err("the value is out of range").to_string();
+            assert!(error.contains(advice) && error.contains(flags[0]), "{flags:?}: {error}");
+        }
+        let options = parse(&["--count", "100,200", "--only", "pods"]).expect("the flags are valid");
+        assert_eq!((options.count, options.only), (vec![100, 200], vec![Subject::Pods]));
+    }
+}

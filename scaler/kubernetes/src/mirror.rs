@@ -33,17 +33,29 @@ where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send,
 {
-    /// A copy of the objects that `config` selects. It is filled by calls of [`Self::next`]. `strip` removes from each
-    /// object what the caller does not need, before it is kept.
-    pub fn new(api: Api<K>, config: watcher::Config, strip: fn(&mut K)) -> Self
+    /// A copy of the objects that `config` selects. It is filled by calls of [`Self::next`].
+    pub fn new(api: Api<K>, config: watcher::Config) -> Self
     where
         K::DynamicType: Default,
     {
-        Self::of_type(api, config, K::DynamicType::default(), strip)
+        Self::of_type(api, config, K::DynamicType::default())
     }
 
-    /// A copy like that of [`Self::new`], of objects of the type `type_`.
-    pub fn of_type(api: Api<K>, config: watcher::Config, type_: K::DynamicType, strip: fn(&mut K)) -> Self {
+    /// A copy of the objects that `config` selects, without the parts that `strip` removes from each of them. It is filled
+    /// by calls of [`Self::next`].
+    pub fn stripped(api: Api<K>, config: watcher::Config, strip: fn(&mut K)) -> Self
+    where
+        K::DynamicType: Default,
+    {
+        Self::with(api, config, K::DynamicType::default(), strip)
+    }
+
+    /// A copy of the objects of the type `type_` that `config` selects. It is filled by calls of [`Self::next`].
+    pub fn of_type(api: Api<K>, config: watcher::Config, type_: K::DynamicType) -> Self {
+        Self::with(api, config, type_, |_whole| {})
+    }
+
+    fn with(api: Api<K>, config: watcher::Config, type_: K::DynamicType, strip: fn(&mut K)) -> Self {
         let writer = Writer::new(type_);
         let objects = writer.as_reader();
         let events = watcher(api, config.timeout(WATCH_SECONDS)).modify(strip);

@@ -199,7 +199,7 @@ impl ScalableTarget {
         let type_ = self.resource().await?;
         let objects = Api::namespaced_with(self.client.clone(), &self.spec.name.namespace, &type_);
         let only = watcher::Config::default().fields(&format!("metadata.name={}", self.spec.name.name));
-        let mut mirror = Mirror::of_type(objects.clone(), only, type_.clone(), |_whole| {});
+        let mut mirror = Mirror::of_type(objects.clone(), only, type_.clone());
         let mut followed = Followed { type_, objects, scale: None, selected: None };
         let mut search = tokio::time::interval_at(Instant::now() + SEARCH_INTERVAL, SEARCH_INTERVAL);
         search.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -295,7 +295,7 @@ impl ScalableTarget {
         };
         if followed.selected.as_ref().is_none_or(|selected| selected.selector != scalable.selector) {
             let only = watcher::Config::default().labels(&scalable.selector);
-            let pods = Mirror::new(self.pods.clone(), only, pods::strip);
+            let pods = Mirror::stripped(self.pods.clone(), only, pods::strip);
             followed.selected = Some(Selected { selector: scalable.selector.clone(), pods });
         }
         let Some(pods) = followed.pods() else { return Ok(()) };
