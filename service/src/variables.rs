@@ -8,7 +8,7 @@ const PREFIX: &str = "ROUNDHOUSE_";
 
 /// The names of the variables of all programs, without [`PREFIX`], in alphabetical order. Tests of the programs compare
 /// them with the flags.
-const NAMES: [&str; 96] = [
+const NAMES: [&str; 97] = [
     "ACCESS_LOG",
     "ADMIN_LISTEN",
     "ADVISE",
@@ -70,6 +70,7 @@ const NAMES: [&str; 96] = [
     "ORDER",
     "ORIENT",
     "OTLP_ENDPOINT",
+    "PODS_PER_SECOND",
     "POLICY",
     "PRECISION",
     "PROMETHEUS",

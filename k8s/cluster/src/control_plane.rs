@@ -240,9 +240,6 @@ impl ControlPlane {
             "--use-service-account-credentials".into(),
             "--leader-elect=false".into(),
             "--bind-address=127.0.0.1".into(),
-            // With the default of 20 requests a second, thousands of pods would take minutes.
-            "--kube-api-qps=1000".into(),
-            "--kube-api-burst=1000".into(),
             format!("--cert-dir={}", self.folder.join("controller-manager").display()),
         ];
         flags.extend(self.feature_gates());

@@ -102,7 +102,9 @@ pub async fn run(network: &Network, binaries: PathBuf, options: &Options) -> Res
     let _lock = paths::reserve(&folder)?;
     network.answer_at(objects::RANGE)?;
     let _replicas = Replicas::start()?;
-    let control_plane = ControlPlane::start(binaries, folder.join("control-plane"), network.families).await?;
+    let mut control_plane = ControlPlane::start(binaries, folder.join("control-plane"), network.families).await?;
+    // With the default of 20 requests a second, thousands of pods would take minutes.
+    control_plane.restart_controller_manager(&["--kube-api-qps=1000", "--kube-api-burst=1000"])?;
     let client = control_plane.client().await?;
     let slices_version = if node::serves_slices(&client).await? { "v1" } else { "v1beta1" }.to_owned();
     println!("the API server has EndpointSlices of discovery.k8s.io/{slices_version}");

@@ -340,7 +340,7 @@ async fn watch_all<K>(api: Api<K>, config: watcher::Config, mut on_change: impl 
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
-    let mut mirror = Mirror::new(api, config, |_whole| {});
+    let mut mirror = Mirror::new(api, config);
     loop {
         if mirror.next().await.is_err() {
             tokio::time::sleep(RETRY_INTERVAL).await;

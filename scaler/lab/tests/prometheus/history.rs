@@ -251,6 +251,7 @@ fn simulated(text: &mut Text, first: u64) -> (f64, f64) {
         batch_growth: 1.0,
         service_times: service_times.clone(),
         startup: Duration::ZERO,
+        starts_per_second: f64::INFINITY,
         max_placed: 100,
         cores: f64::INFINITY,
         disturbances: Disturbances::NONE,
