@@ -2,7 +2,6 @@
 
 #[path = "../common/control_plane.rs"]
 mod control_plane;
-mod external_metrics;
 mod leader;
 mod room;
 mod scalable;

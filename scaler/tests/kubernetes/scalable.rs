@@ -190,6 +190,8 @@ async fn desired_replicas_change_the_deployment_and_an_event_says_why() {
     wait_for_replicas(&target, starting(3)).await;
     assert_eq!(deployment.replicas().await, 3);
     let pods = deployment.wait_for_pods(3).await;
+    // The target counts its pods every 100 ms at most. It learns nothing from a pod that is ready when it is first counted.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     deployment.make_pod_ready(&pods[0], 4).await;
     let one = Replicas { desired: 3, ready: 1, starting: 2, ..Replicas::default() };
     assert_eq!(wait_for_replicas(&target, one).await.startup, Some(Duration::from_secs(4)));
