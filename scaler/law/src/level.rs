@@ -34,7 +34,7 @@ pub struct Terms {
     /// The price of a late request, in replica-seconds.
     pub price: f64,
     /// The price of a start, in replica-seconds: a replica that starts costs as much as one that serves. It is also the
-    /// shortest lead, since a replica that waits for its creation costs nothing.
+    /// shortest lead without the delay, since a replica that waits for its creation costs nothing.
     pub start: f64,
     /// The time until the replica of the level would serve if it is added now, in seconds.
     pub lead: f64,

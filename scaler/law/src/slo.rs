@@ -227,7 +227,9 @@ impl Slo {
             desired: seen.replicas.desired,
         };
         let lead = leads.shortest();
-        let terms = Terms { elapsed, price, start: lead, lead };
+        // A replica that another autoscaler has not yet been told to add costs nothing.
+        let start = lead - self.settings.delay.as_secs_f64();
+        let terms = Terms { elapsed, price, start, lead };
         // A partial observation is a lower bound, so it says something only if clearly more arrive than expected. If all
         // that is more counted, and nothing that is less, chance would raise the load.
         if seen.is_partial {
