@@ -44,6 +44,8 @@ impl ReportFolder {
         ensure!(time_scale > 0.0 && time_scale <= 1e3, "--time-scale ({time_scale}) must be above 0 and at most 1000");
         let name = workload.file_name().with_context(|| format!("--workload {} is no file", workload.display()))?;
         let name = name.to_str().with_context(|| format!("the name of {} is not UTF-8", workload.display()))?;
+        // The reports and the settings are JSON files beside the copy.
+        ensure!(!name.ends_with(".json"), "--workload {} must not end with .json; rename the file", workload.display());
         let text = fs::read_to_string(workload).with_context(|| format!("read workload {}", workload.display()))?;
         text.parse::<Workload>().with_context(|| format!("parse workload {}", workload.display()))?;
         let folder = parent.join(Timestamp::now().strftime("%Y-%m-%d-%H-%M-%S").to_string());
@@ -153,9 +155,11 @@ mod tests {
         let path = |name: &str| parent.path().join(name);
         fs::write(path("bad.txt"), "5 x").expect("written");
         fs::write(path("good.txt"), "5").expect("written");
+        fs::write(path("settings.json"), "5").expect("written");
         for (workload, time_scale, word) in [
             ("bad.txt", 1.0, "bad.txt"),
             ("gone.txt", 1.0, "gone.txt"),
+            ("settings.json", 1.0, "settings.json must not end with .json"),
             ("good.txt", 0.0, "--time-scale (0)"),
             ("good.txt", f64::NAN, "--time-scale (NaN)"),
         ] {
