@@ -76,8 +76,8 @@ fn decision_times(replicas: usize) -> (Duration, Duration) {
     (total / DECISIONS, longest)
 }
 
-/// The observation of `replicas` replicas at a tick. The arrivals vary by half a standard deviation of a Poisson process, and the service times
-/// by 2 %, so that the law has to compute its table of late requests anew now and then.
+/// The observation of `replicas` replicas at a tick. The arrivals vary by half a standard deviation of a Poisson process,
+/// and the service times by 2 %, so that the law has to compute its table of late requests anew now and then.
 fn observation(tick: u32, replicas: usize) -> Observation {
     let (at, rate) = (INTERVAL * tick, RATE_FOR_EACH * replicas as f64);
     let phase = f64::from(tick);

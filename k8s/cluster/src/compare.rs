@@ -8,6 +8,7 @@ mod report_folder;
 use crate::access::Cluster;
 use crate::check::measure_throughput;
 use crate::load::LoadgenProcess;
+use crate::local::Cores;
 use crate::paths;
 use crate::route::Route;
 use anyhow::{Context, Result, ensure};
@@ -61,18 +62,20 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Checks the flags, reads the workload, and makes the folder for the reports unless a comparison goes on.
+    /// Checks the flags, reads the workload, and makes the folder for the reports unless a comparison goes on. `cores` are
+    /// those of the node.
     ///
     /// # Errors
-    /// If a list has a value twice, the workload cannot be read, or the folder cannot be made or is none of a comparison.
-    pub fn new(options: &Options) -> Result<Self> {
+    /// If a list has a value twice, the workload cannot be read, or the folder cannot be made, is none of a comparison, or
+    /// is that of a comparison on other cores.
+    pub fn new(options: &Options, cores: Cores) -> Result<Self> {
         let runs = plan::runs(options)?;
         let reports = match &options.resume {
-            Some(folder) => ReportFolder::open(folder)?,
+            Some(folder) => ReportFolder::open(folder, cores)?,
             None => {
                 let default = || paths::root().join("loadgen/workloads/surge.txt");
                 let workload = options.workload.clone().unwrap_or_else(default);
-                ReportFolder::create(&paths::output("comparisons"), &workload, options.time_scale)?
+                ReportFolder::create(&paths::output("comparisons"), &workload, options.time_scale, cores)?
             }
         };
         let html = options.html.clone().unwrap_or_else(|| reports.folder().join("comparison.html"));

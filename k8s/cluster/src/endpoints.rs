@@ -73,6 +73,22 @@ pub struct Options {
     pub only: Vec<Subject>,
 }
 
+impl Options {
+    /// Checks that no measurement is asked for twice: each has a namespace of its own.
+    ///
+    /// # Errors
+    /// If a list has a value twice. The message names the flag.
+    fn check(&self) -> Result<()> {
+        for (index, count) in self.count.iter().enumerate() {
+            ensure!(!self.count[..index].contains(count), "--count has {count} twice; give each value once");
+        }
+        for (index, subject) in self.only.iter().enumerate() {
+            ensure!(!self.only[..index].contains(subject), "--only has {subject:?} twice; give each value once");
+        }
+        Ok(())
+    }
+}
+
 /// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
@@ -98,6 +114,7 @@ struct Bench {
 /// If a program does not start, or a change does not reach it.
 pub async fn run(network: &Network, binaries: PathBuf, options: &Options) -> Result<()> {
     ensure!(network.families == IpFamilies::default(), "cluster endpoints measures IPv4 only; leave --ip-family out");
+    options.check()?;
     let folder = paths::output("endpoints");
     let _lock = paths::reserve(&folder)?;
     network.answer_at(objects::RANGE)?;
@@ -362,7 +379,14 @@ mod tests {
             let error = parse(&flags).expect_err("the value is out of range").to_string();
             assert!(error.contains(advice) && error.contains(flags[0]), "{flags:?}: {error}");
         }
+        for (flags, word) in
+            [(["--count", "100,200,100"], "--count has 100 twice"), (["--only", "pods,pods"], "--only has Pods twice")]
+        {
+            let error = parse(&flags).expect("each value is valid").check().expect_err("a value is there twice");
+            assert!(error.to_string().contains(word), "{flags:?}: {error}");
+        }
         let options = parse(&["--count", "100,200", "--only", "pods"]).expect("the flags are valid");
+        options.check().expect("each value is there once");
         assert_eq!((options.count, options.only), (vec![100, 200], vec![Subject::Pods]));
     }
 }

@@ -116,15 +116,16 @@ fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitC
         let work = endpoints::run(&network, binaries, options);
         return runtime()?.block_on(until_signal(work, || bail!("a signal stopped the measurement")));
     }
-    let start = |name: &str, replicas: f64| {
-        let share = node.share.unwrap_or_else(|| fair_share(replicas));
+    let cores = |replicas| Cores { count: node.cores, share: node.share.unwrap_or_else(|| fair_share(replicas)) };
+    let start = |name: &str, cores: Cores| {
+        let share = cores.share;
         println!("starting a cluster whose cores each have {share:.2} of the processor time of a core of this machine");
-        local::start(network, binaries, paths::output(name), Cores { count: node.cores, share })
+        local::start(network, binaries, paths::output(name), cores)
     };
     let work = async {
         match task {
             Task::Check(options) => {
-                let cluster = start("check", f64::from(check::MAX_REPLICAS)).await?;
+                let cluster = start("check", cores(f64::from(check::MAX_REPLICAS))).await?;
                 let base = paths::root().join("k8s/base");
                 let mut manifests = Kustomization::new(base, cluster.kubectl.namespace());
                 // The images of the node are made of the programs on this machine.
@@ -133,11 +134,12 @@ fn run_locally(task: Task, node: NodeOptions, binaries: PathBuf) -> Result<ExitC
             }
             Task::Endpoints(_) => unreachable!("this task needs no node"),
             Task::Compare(options) => {
-                let comparison = Comparison::new(&options)?;
-                comparison.run(&mut start("compare", MINIKUBE_REPLICAS).await?).await
+                let cores = cores(MINIKUBE_REPLICAS);
+                let comparison = Comparison::new(&options, cores)?;
+                comparison.run(&mut start("compare", cores).await?).await
             }
             Task::Explore { apply } => {
-                let cluster = start("explore", MINIKUBE_REPLICAS).await?;
+                let cluster = start("explore", cores(MINIKUBE_REPLICAS)).await?;
                 explore::run(&cluster, apply, ports.expect("`explore` opens its ports first")).await
             }
         }

@@ -74,4 +74,25 @@ proptest! {
         let longer = Waiting { limit: 1.1 * limit + 0.01, ..waiting };
         prop_assert!(longer.late_shares(load).zip(&shares).all(|(longer, share)| longer <= share + 1e-9));
     }
+
+    #[test]
+    fn the_shares_are_those_of_the_formula(
+        load in 0.01..3000.0, service in 0.001..2.0, squared_variation in 0.0..9.0, limit in 0.0..10.0
+    ) {
+        let waiting = Waiting { service, squared_variation, limit };
+        let decay = 2.0 * (limit / service) / (1.0 + squared_variation);
+        let mut inverse_loss = 1.0;
+        for (replicas, found) in (1..3600).zip(waiting.late_shares(load).skip(1)) {
+            let replicas = f64::from(replicas);
+            let (spare, inverse) = (replicas - load, inverse_loss);
+            inverse_loss = 1.0 + inverse * replicas / load;
+            // Near n = x, the formula as it is written loses its digits. Far from there, E is no float.
+            if spare.abs() < 1e-3 || (decay * spare).abs() > 600.0 {
+                continue;
+            }
+            let left = (-decay * spare).exp();
+            let expected = load / replicas * left / (inverse + load * ((1.0 - left) / spare + left / replicas));
+            prop_assert!((found - expected).abs() < 1e-9, "{} replicas: {} and not {}", replicas, found, expected);
+        }
+    }
 }

@@ -56,4 +56,20 @@ proptest! {
         prop_assert!(groups.windows(2).all(|pair| pair[0].1 < pair[1].1), "{:?}", groups);
         prop_assert!(groups.len() <= 200, "{} groups", groups.len());
     }
+
+    #[test]
+    fn each_group_has_the_lead_of_its_first_replica(
+        startup in 0.0..600.0, decision in 0.0..60.0, starts_per_second in 0.1..1e3, ready in 0..3000_usize,
+        desired in 0..3000_usize,
+    ) {
+        let leads = Leads { startup, decision, starts_per_second, ready, desired };
+        for (group, found) in leads.groups(6000) {
+            for replica in [*group.start(), *group.end()] {
+                let waits_for = |others: usize| replica.saturating_sub(others) as f64 / starts_per_second;
+                let lead = decision + (startup + waits_for(desired)).max(waits_for(ready));
+                let next = (1.1 * found).max(found + 0.25);
+                prop_assert!(found <= lead + 1e-6 && lead < next + 1e-6, "replica {}: {} and not {}", replica, found, lead);
+            }
+        }
+    }
 }

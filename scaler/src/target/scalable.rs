@@ -225,12 +225,13 @@ impl ScalableTarget {
                 Ok(()) = receiver.changed() => desired = Some(receiver.borrow_and_update().clone()),
                 () = tokio::time::sleep_until(pause_end), if is_stale => {}
             }
+            // Until the object is listed, nothing is stale. Otherwise the pause, which is over, would end again and again.
+            let Some(listed) = mirror.objects() else { continue };
             is_stale = true;
             // Desired replicas are acted upon at once.
             if desired.is_none() && Instant::now() < pause_end {
                 continue;
             }
-            let Some(listed) = mirror.objects() else { continue };
             self.update(listed.first(), &mut followed, desired).await?;
             (pause_end, is_stale) = (Instant::now() + COUNT_PAUSE, false);
         }
@@ -491,5 +492,29 @@ impl ScalableTarget {
             }
         };
         format!("cannot scale {} to {replicas}: {failure}; {advice}", self.spec.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+
+    #[tokio::test]
+    async fn a_target_waits_for_the_list_without_processor_time() {
+        let silent = tower::service_fn(|_request: hyper::Request<Body>| {
+            std::future::pending::<Result<hyper::Response<Body>, Infallible>>()
+        });
+        let spec = ScalableSpec {
+            name: "deployment:shop/replica".parse().expect("a name"),
+            identity: "scaler-0".into(),
+            has_deletion_costs: false,
+            is_advised: true,
+        };
+        let _target = run(spec, Client::new(silent, "default"), None);
+        let waited = Duration::from_millis(400);
+        tokio::time::sleep(waited).await;
+        let busy = tokio::runtime::Handle::current().metrics().worker_total_busy_duration(0);
+        assert!(busy < waited / 2, "{busy:?} of {waited:?}");
     }
 }

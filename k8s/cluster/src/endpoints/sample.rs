@@ -23,7 +23,8 @@ impl Table {
             let mut sorted = values.clone();
             sorted.sort_by(f64::total_cmp);
             let (Some(least), Some(greatest)) = (sorted.first(), sorted.last()) else { continue };
-            let median = sorted[sorted.len() / 2];
+            // Of an even number of values, the mean of the two in the middle.
+            let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
             text += &format!("| {name} | {} | {} | {} |\n", rounded(median), rounded(*least), rounded(*greatest));
         }
         text
@@ -48,10 +49,10 @@ mod tests {
     fn rows_keep_their_order_and_show_median_and_range() {
         let mut table = Table::default();
         table.add("z", [3.0]);
-        table.add("a", [0.5]);
+        table.add("a", [0.5, 0.75]);
         table.add("z", [1.0, 200.0]);
         table.add("none", []);
-        let rows = "| z | 3.00 | 1.00 | 200 |\n| a | 0.500 | 0.500 | 0.500 |\n";
+        let rows = "| z | 3.00 | 1.00 | 200 |\n| a | 0.625 | 0.500 | 0.750 |\n";
         assert_eq!(table.to_markdown("t"), format!("| t | median | least | greatest |\n|---|---|---|---|\n{rows}"));
     }
 }

@@ -209,12 +209,15 @@ fn is_stuck(container: &ContainerStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::deletion_cost;
+    use super::super::pod_times::PodTimes;
     use super::*;
     use kubernetes::name::ScalableType;
     use law::observation::Observation;
     use limits::{Guard, Limiter, Limits};
     use serde_json::{Value, json};
     use std::time::Duration;
+    use tokio::time::Instant;
 
     fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).expect("a pod")
@@ -292,8 +295,18 @@ mod tests {
         let killed = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let mut stuck = container(false, &json!({"waiting": {"reason": "CrashLoopBackOff"}}), &killed);
         stuck["imageID"] = json!(long);
+        let mut restarted = container(true, &json!({"running": {"startedAt": "2026-01-01T00:00:20Z"}}), &killed);
+        restarted["restartCount"] = json!(1);
+        let at = |kind: &str, second: u64| {
+            let mut condition = condition(kind, "True", "");
+            condition["lastTransitionTime"] = json!(format!("2026-01-01T00:00:{second:02}Z"));
+            condition
+        };
+        let ready = || json!([at("PodScheduled", 4), at("Initialized", 5), at("Ready", 30)]);
         for status in [
             json!({"phase": "Running", "conditions": [condition("Ready", "True", "")]}),
+            json!({"phase": "Running", "conditions": ready()}),
+            json!({"phase": "Running", "conditions": ready(), "containerStatuses": [restarted]}),
             json!({"phase": "Failed"}),
             json!({"phase": "Pending", "conditions": [condition("PodScheduled", "False", "Unschedulable")]}),
             json!({"phase": "Running", "containerStatuses": [stuck]}),
@@ -306,17 +319,29 @@ mod tests {
             let cost = (ANNOTATION.to_owned(), "-1".to_owned());
             whole.metadata.annotations = Some([cost.clone(), (long.clone(), long.clone())].into());
             whole.metadata.labels = Some([(long.clone(), long.clone())].into());
+            whole.metadata.uid = Some("uid".into());
+            whole.metadata.namespace = Some("shop".into());
+            whole.metadata.creation_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
             whole.spec = Some(serde_json::from_value(json!({"containers": [], "nodeName": long})).expect("a spec"));
             let mut stripped = whole.clone();
             strip(&mut stripped);
-            let [before, after] = [&whole, &stripped].map(|pod| {
-                let told =
-                    obstacle(&deployment(&json!(1), &json!({})), &[pod], &[pod_state(pod)], &Outlooks::default());
+            let now = Instant::now();
+            let told = |pod: &Pod| {
+                let (mut times, outlooks) = (PodTimes::default(), Outlooks::default());
+                let states = times.note(&[pod], &outlooks, now);
+                let obstacle = obstacle(&deployment(&json!(1), &json!({})), &[pod], &states, &outlooks);
+                let costs = deletion_cost::changes(&[pod], &states, 2);
                 let status = pod.status.as_ref().expect("a status");
-                let times = (status.start_time.clone(), status.nominated_node_name.clone());
-                (pod_state(pod), told, pod.metadata.name.clone(), times)
-            });
-            assert_eq!(before, after, "{status}");
+                let node = status.nominated_node_name.clone();
+                (states, obstacle, costs, format!("{times:?}"), status.start_time.clone(), node)
+            };
+            assert_eq!(told(&whole), told(&stripped), "{status}");
+            let names = |pod: &Pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+            assert_eq!(names(&whole), names(&stripped), "a copy of objects knows an object by them");
+            let mut leaving = whole.clone();
+            leaving.metadata.deletion_timestamp = whole.metadata.creation_timestamp.clone();
+            strip(&mut leaving);
+            assert_eq!(pod_state(&leaving), PodState::Gone);
             assert_eq!(stripped.metadata.annotations, Some([cost].into()), "{status}");
             let length = serde_json::to_string(&stripped).expect("a pod is JSON").len();
             assert!(length < long.len() / 2, "{length} bytes remain of {status}");
