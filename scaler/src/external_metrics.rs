@@ -26,9 +26,9 @@ const GROUP_VERSION: &str = "external.metrics.k8s.io/v1beta1";
 /// The API group.
 const GROUP: &str = "external.metrics.k8s.io";
 
-/// Most connections of one client address. An API server keeps one connection, but any pod of the cluster can reach the
-/// port: without a limit, the connections of one pod could take all memory of the scaler.
-const MAX_CONNECTIONS_PER_PEER: u32 = 16;
+/// Most connections of one client address. An API server keeps a few, but any pod of the cluster can reach the port:
+/// without a limit, the connections of one pod could take all memory of the scaler.
+const MAX_CONNECTIONS_PER_PEER: u32 = 64;
 
 /// The time in which a handshake and the head of a request must arrive. API servers do not wait for longer.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
