@@ -353,7 +353,12 @@ mod tests {
                 "--external-metrics-key <FILE>",
             ),
             (&["--external-metrics-key=b"], "--external-metrics-certificate <FILE>"),
-            (&["--advise", "--dry-run", "--target=deployment:shop/a"], "cannot be used with"),
+            (&["--advise", "--dry-run", "--target=deployment:shop/a"], "--advise cannot be used with --dry-run"),
+            (&["--advise", "--headroom=2", "--target=deployment:shop/a"], "--advise cannot be used with --headroom"),
+            (
+                &["--advise", "--deletion-cost", "--target=deployment:shop/a"],
+                "--advise cannot be used with --deletion-cost",
+            ),
             (
                 &["--headroom=0", "--target=deployment:shop/a"],
                 "\"0\" is neither auto, none nor a number from 1 to 1000",

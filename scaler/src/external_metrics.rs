@@ -26,6 +26,13 @@ const GROUP_VERSION: &str = "external.metrics.k8s.io/v1beta1";
 /// The API group.
 const GROUP: &str = "external.metrics.k8s.io";
 
+/// Most connections of one client address. An API server keeps a few, but any pod of the cluster can reach the port:
+/// without a limit, the connections of one pod could take all memory of the scaler.
+const MAX_CONNECTIONS_PER_PEER: u32 = 64;
+
+/// The time in which a handshake and the head of a request must arrive. API servers do not wait for longer.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The answer of the API to a request: an object, or an error.
 type Answer = Result<Value, ApiError>;
 
@@ -76,8 +83,12 @@ impl ExternalMetrics {
             std::future::ready(reply(answer))
         };
         let listener = NamedListener { name: "external-metrics", listener: self.listener };
-        let (limits, never) = (ConnectionLimits::default(), std::future::pending());
-        serve_within(listener, Some(self.tls), limits, None, handle, never, Duration::ZERO).await;
+        let limits = ConnectionLimits {
+            header_timeout: HEADER_TIMEOUT,
+            max_connections_per_peer: Some(MAX_CONNECTIONS_PER_PEER),
+            ..ConnectionLimits::default()
+        };
+        serve_within(listener, Some(self.tls), limits, None, handle, std::future::pending(), Duration::ZERO).await;
     }
 }
 
@@ -186,6 +197,9 @@ fn reply(answer: Answer) -> Reply {
 mod tests {
     use super::*;
     use crate::advice::MAX_AGE;
+    use std::net::Ipv4Addr;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
     use tokio::sync::watch;
     use tokio::time::Instant;
 
@@ -222,6 +236,26 @@ mod tests {
         }
         let other = get(&advised, &METRIC.replace("shop", "other")).expect("the only target needs no selector");
         assert_eq!(other["items"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[tokio::test]
+    async fn one_client_cannot_hold_all_connections() {
+        let config = ExternalMetricsConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), certificate: None };
+        let server = ExternalMetrics::bind(config).await.expect("a port is free");
+        let address = server.listener.local_addr().expect("the listener is bound");
+        tokio::spawn(server.serve(AdvisedTargets::default()));
+        let mut connections = Vec::new();
+        for _ in 0..=MAX_CONNECTIONS_PER_PEER {
+            connections.push(TcpStream::connect(address).await.expect("the server listens"));
+        }
+        // The server closes the last connection. It waits for the handshake of the others.
+        let ended = async |connection: &mut TcpStream| connection.read(&mut [0]).await.unwrap_or_default() == 0;
+        let mut last = connections.pop().expect("there are connections");
+        assert!(ended(&mut last).await);
+        for connection in &mut connections {
+            let soon = Duration::from_millis(1);
+            assert!(tokio::time::timeout(soon, ended(connection)).await.is_err(), "the connection is open");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,6 +42,19 @@ fn shared_variables_are_left_out_of_sections_that_they_cannot_be_meant_for() {
 }
 
 #[test]
+fn a_variable_that_turns_a_setting_off_conflicts_with_no_other() {
+    for variables in [
+        [("ROUNDHOUSE_ADVISE", "true"), ("ROUNDHOUSE_DRY_RUN", "false")],
+        [("ROUNDHOUSE_ADVISE", "true"), ("ROUNDHOUSE_HEADROOM", "none")],
+        [("ROUNDHOUSE_ADVISE", "true"), ("ROUNDHOUSE_DELETION_COST", "false")],
+        [("ROUNDHOUSE_ADVISE", "false"), ("ROUNDHOUSE_DRY_RUN", "true")],
+    ] {
+        let log = last_words(SECTIONS, &variables);
+        assert!(log.contains("find the cluster"), "{variables:?}: {log}");
+    }
+}
+
+#[test]
 fn a_flag_of_a_section_is_checked() {
     for (sections, word) in [
         (SECTIONS.replace("role = ", "headroom = \"auto\"\nrole = "), "--headroom auto needs --policy slo"),

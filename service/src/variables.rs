@@ -137,13 +137,15 @@ pub fn missing(command: &clap::Command) -> Vec<String> {
 /// Whether `name` looks like the name of a variable of Roundhouse and is none.
 fn is_unknown(name: &str) -> bool {
     let is_known = name.strip_prefix(PREFIX).is_some_and(|rest| NAMES.contains(&rest));
-    // Kubernetes sets variables for each Service, also for one whose name begins with `roundhouse-`.
+    // Kubernetes sets variables for each Service, also for one whose name is `roundhouse` or begins with `roundhouse-`.
     !is_known && name.to_ascii_uppercase().strip_prefix(PREFIX).is_some_and(|rest| !is_of_service(rest))
 }
 
 /// Whether Kubernetes sets a variable with this name for a Service, such as `API_SERVICE_HOST` or `API_PORT_80_TCP_ADDR`.
+/// The name of the Service itself may be missing, since the prefix may be that name.
 fn is_of_service(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || format!("{name}_").contains("_PORT_")
+    let name = format!("_{name}_");
+    name.ends_with("_SERVICE_HOST_") || name.contains("_SERVICE_PORT_") || name.contains("_PORT_")
 }
 
 /// The known name that is most like `name`; `None` if none is like it.
@@ -185,6 +187,12 @@ mod tests {
             "ROUNDHOUSE_API_SERVICE_PORT_HTTP",
             "ROUNDHOUSE_API_PORT",
             "ROUNDHOUSE_API_PORT_80_TCP_ADDR",
+            // The Service `roundhouse`.
+            "ROUNDHOUSE_SERVICE_HOST",
+            "ROUNDHOUSE_SERVICE_PORT",
+            "ROUNDHOUSE_SERVICE_PORT_HTTP",
+            "ROUNDHOUSE_PORT",
+            "ROUNDHOUSE_PORT_80_TCP",
         ] {
             assert!(!is_unknown(name), "{name}");
         }

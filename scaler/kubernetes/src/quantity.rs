@@ -3,7 +3,7 @@
 /// The largest quantity that is accepted, in cores.
 const MAX_CORES: f64 = 1e6;
 
-/// Parses a quantity. `None` if the text is no quantity, or has a unit for bytes.
+/// Parses a quantity, which is finite. `None` if the text is no quantity, is too large, or has a unit for bytes.
 pub fn number(text: &str) -> Option<f64> {
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
@@ -17,7 +17,8 @@ pub fn number(text: &str) -> Option<f64> {
         "M" => 1e6,
         _ => 10_f64.powi(unit.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
-    Some(number.parse::<f64>().ok()? * scale)
+    // A large exponent would give infinity, or with a zero before it, no number.
+    number.parse::<f64>().ok().map(|number| number * scale).filter(|number| number.is_finite())
 }
 
 /// Parses a quantity of processors into cores. Rounds up to thousandths, as the HPA does (`Quantity.MilliValue`). `None`
@@ -35,6 +36,9 @@ mod tests {
     fn a_number_is_not_rounded() {
         for (text, expected) in [("0", 0.0), ("0.0005", 0.0005), ("50m", 0.05), ("1e-4", 1e-4)] {
             assert_eq!(number(text), Some(expected), "{text}");
+        }
+        for text in ["1e400", "0e400", "-1", "much"] {
+            assert_eq!(number(text), None, "{text}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use law::histogram::Histogram;
 use law::observation::{Observation, Replicas};
-use law::slo::Slo;
+use law::slo::{Plan, Slo};
 use law::table::{Law, Objective, Recommendation, Settings};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -64,6 +64,28 @@ fn a_jump_starts_all_replicas_for_it_within_two_seconds() {
     assert!(found[101].replicas >= Some(5), "{:?}", found[101]);
     let plan = found[101].plan.clone().expect("there are figures");
     assert!(plan.arrivals_low < 40.0 && 40.0 < plan.arrivals_high, "{plan:?}");
+}
+
+#[test]
+fn the_delay_of_another_autoscaler_makes_the_lead_longer_and_a_start_no_dearer() {
+    let plan = |delay| {
+        let objective = Objective { latency: S(0.5), quantile: 0.99 };
+        let settings =
+            Settings { objective, interval: S(1.0), delay, starts_per_second: f64::INFINITY, min: 0, max: 50 };
+        let mut law = Slo::new(&settings);
+        let seconds = 0..60;
+        let mut total = 0.0;
+        let mut decide = |second| {
+            total += 5.0 + f64::from(second);
+            law.decide(&observation(f64::from(second), total, ready(10))).plan
+        };
+        seconds.filter_map(&mut decide).last().expect("there are figures")
+    };
+    let (at_once, delayed) = (plan(S(0.0)), plan(S(15.0)));
+    assert_eq!(delayed.lead_seconds, at_once.lead_seconds + 15.0);
+    assert!(delayed.planned_per_second > at_once.planned_per_second + 5.0, "{delayed:?}");
+    let prices = |plan: &Plan| plan.levels.iter().map(|level| level.starts_at).collect::<Vec<_>>();
+    assert_eq!(prices(&delayed)[0], prices(&at_once)[0]);
 }
 
 #[test]

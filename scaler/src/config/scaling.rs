@@ -5,7 +5,7 @@ use crate::control::{Actuation, ControlSettings};
 use crate::headroom::HeadroomSize;
 use crate::target::processes::ProcessesSpec;
 use crate::target::scalable::ScalableSpec;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use cgroup::ResourceLimits;
 use clap::ArgMatches;
@@ -84,8 +84,8 @@ pub struct Section {
     #[arg(long, env = "ROUNDHOUSE_DRY_RUN")]
     pub dry_run: bool,
     /// Advise an HPA or a ScaledObject of KEDA, which scales the target: serve the recommendation as a metric, and change
-    /// nothing (not with --target processes)
-    #[arg(long, env = "ROUNDHOUSE_ADVISE", conflicts_with_all = ["dry_run", "headroom", "deletion_cost"])]
+    /// nothing (not with --target processes, --dry-run, --headroom and --deletion-cost)
+    #[arg(long, env = "ROUNDHOUSE_ADVISE")]
     pub advise: bool,
     /// Let unready pods and then the newest ones be deleted first when replicas are removed, by the annotation
     /// controller.kubernetes.io/pod-deletion-cost (Kubernetes 1.22 and later; not with statefulset:). The scaler must be
@@ -236,6 +236,14 @@ impl Section {
         let law = self.law(laws, &settings)?;
         let (limits, interval, role, actuation) = (self.limits(&settings), self.interval, self.role, self.actuation());
         let headroom = self.headroom.filter(|size| *size != HeadroomSize::Off);
+        // Not by clap, which would count a variable with the value false, and --headroom none, as conflicts.
+        let conflicts =
+            [(self.dry_run, "--dry-run"), (headroom.is_some(), "--headroom"), (self.deletion_cost, "--deletion-cost")];
+        if let Some((_, flag)) = conflicts.into_iter().find(|&(is_given, _)| self.advise && is_given) {
+            bail!(
+                "--advise cannot be used with {flag}: it lets the scaler advise, and write nothing; remove one of the two"
+            );
+        }
         ensure!(
             headroom.is_none() || matches!(self.target, TargetFlag::Scalable(_)),
             "--headroom needs a target on Kubernetes: processes on this machine have no nodes to wait for"
