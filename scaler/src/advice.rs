@@ -11,7 +11,8 @@ use tokio::time::Instant;
 /// a recommendation after this time at most, also the HPA that KEDA creates.
 pub const HPA_PERIOD: Duration = Duration::from_secs(15);
 
-/// The age from which a recommendation is no longer told. An HPA without a metric leaves the replicas as they are.
+/// The age from which a recommendation is no longer told, or the age from which figures count as lost if that is higher: a
+/// Prometheus may have new figures more rarely. An HPA without a metric leaves the replicas as they are.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// A number of replicas, with the time at which figures confirmed it last.
@@ -21,6 +22,8 @@ pub struct Advice {
     pub replicas: usize,
     /// The time of the last decision that was made with new figures.
     pub confirmed: Instant,
+    /// The age from which the recommendation is no longer told.
+    pub max_age: Duration,
 }
 
 /// A target whose replicas another autoscaler sets.
@@ -51,7 +54,7 @@ pub enum NoAdvice {
     #[error("this scaler advises {0}; name one of them as the target")]
     Ambiguous(String),
     /// No decision was made with figures lately.
-    #[error("there is no recommendation for {0}: no figures for {MAX_AGE:?}; see the log of the scaler")]
+    #[error("there is no recommendation for {0}: no recent figures; see the log of the scaler")]
     Stale(String),
 }
 
@@ -59,16 +62,16 @@ impl AdvisedTarget {
     /// The latest advice.
     ///
     /// # Errors
-    /// If no figures have come for [`MAX_AGE`].
+    /// If the last figures are too old.
     pub fn latest(&self) -> Result<Advice, NoAdvice> {
-        let advice = self.advice.borrow().filter(|advice| advice.confirmed.elapsed() < MAX_AGE);
+        let advice = self.advice.borrow().filter(|advice| advice.confirmed.elapsed() < advice.max_age);
         advice.ok_or_else(|| NoAdvice::Stale(self.name.flag()))
     }
 
     /// The recommended number of replicas.
     ///
     /// # Errors
-    /// If no figures have come for [`MAX_AGE`].
+    /// If the last figures are too old.
     pub fn replicas(&self) -> Result<usize, NoAdvice> {
         self.latest().map(|advice| advice.replicas)
     }
@@ -133,7 +136,7 @@ mod tests {
     async fn advice_is_told_until_it_is_too_old() {
         let (advise, target) = target("deployment:shop/replica");
         assert!(target.replicas().is_err());
-        advise.send_replace(Some(Advice { replicas: 7, confirmed: Instant::now() }));
+        advise.send_replace(Some(Advice { replicas: 7, confirmed: Instant::now(), max_age: MAX_AGE }));
         tokio::time::advance(MAX_AGE - Duration::from_secs(1)).await;
         assert_eq!(target.replicas(), Ok(7));
         tokio::time::advance(Duration::from_secs(1)).await;

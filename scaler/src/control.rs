@@ -1,6 +1,6 @@
 //! The control loop: observe ▸ decide ▸ limit ▸ actuate ▸ explain.
 
-use crate::advice::Advice;
+use crate::advice::{Advice, MAX_AGE};
 use crate::config::scaling::Role;
 use crate::decision::{Action, Decision, Inputs, Journal, NO_NEWS};
 use crate::headroom::{self, HeadroomSize};
@@ -227,10 +227,10 @@ impl Control {
     /// Tells another autoscaler the desired number of replicas. `None` confirms the last advice: the law has no opinion at
     /// this tick.
     fn advise(&self, desired: Option<usize>) {
-        let confirmed = tokio::time::Instant::now();
+        let (confirmed, max_age) = (tokio::time::Instant::now(), MAX_AGE.max(self.settings.limits.outage));
         self.advice.send_modify(|advice| {
             let replicas = desired.or(advice.map(|advice| advice.replicas));
-            *advice = replicas.map(|replicas| Advice { replicas, confirmed });
+            *advice = replicas.map(|replicas| Advice { replicas, confirmed, max_age });
         });
     }
 
@@ -363,6 +363,12 @@ mod tests {
     async fn advice_is_within_the_limits_and_lasts_until_the_next_opinion() {
         let mut control = control(OneEach, Actuation::Advice);
         let advice = control.advice.subscribe();
+        for (outage, max_age) in [(2, 60), (90, 90)] {
+            control.settings.limits.outage = Duration::from_secs(outage);
+            control.advise(Some(1));
+            assert_eq!(advice.borrow().expect("advice").max_age, Duration::from_secs(max_age));
+        }
+        control.advice.send_replace(None);
         for (second, queue_length, expected) in
             [(0, 0.0, None), (1, 4.0, Some(4)), (2, 0.0, Some(4)), (3, 20.0, Some(9)), (4, 1.0, Some(1))]
         {

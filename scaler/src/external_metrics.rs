@@ -156,7 +156,7 @@ fn select<'a>(
 }
 
 fn values(target: &AdvisedTarget) -> Answer {
-    let Advice { replicas, confirmed } = target.latest()?;
+    let Advice { replicas, confirmed, .. } = target.latest()?;
     let timestamp = humantime::format_rfc3339_seconds(SystemTime::now() - confirmed.elapsed());
     let value = json!({"metricName": DESIRED_REPLICAS, "metricLabels": labels(&target.name),
         "timestamp": timestamp.to_string(), "value": replicas.to_string()});
@@ -207,7 +207,7 @@ mod tests {
 
     /// Targets with the advice to run 7 replicas each.
     fn targets(flags: &[&str]) -> AdvisedTargets {
-        let advice = Some(Advice { replicas: 7, confirmed: Instant::now() });
+        let advice = Some(Advice { replicas: 7, confirmed: Instant::now(), max_age: MAX_AGE });
         let target =
             |flag: &&str| AdvisedTarget { name: flag.parse().expect("a name"), advice: watch::channel(advice).1 };
         flags.iter().map(target).collect()
@@ -275,7 +275,7 @@ mod tests {
         let one = format!("{METRIC}?labelSelector=resource%3Ddeployments");
         assert!(get(&advised, &one).is_ok());
         tokio::time::advance(MAX_AGE).await;
-        check_error(get(&advised, &one), 503, "ServiceUnavailable", "no figures for 60s");
+        check_error(get(&advised, &one), 503, "ServiceUnavailable", "no recent figures");
         let posted = answer(&advised, &Method::POST, METRIC, None, &HeaderMap::new());
         assert_eq!(reply(posted).headers()[ALLOW], "GET, HEAD");
     }

@@ -35,7 +35,7 @@ impl TestServer {
 
     /// Recommends a number of replicas for the first target.
     fn advise(&self, replicas: usize) {
-        self.targets[0].send_replace(Some(Advice { replicas, confirmed: Instant::now() }));
+        self.targets[0].send_replace(Some(Advice { replicas, confirmed: Instant::now(), max_age: MAX_AGE }));
     }
 
     async fn client(&self) -> Client {
@@ -212,12 +212,12 @@ async fn old_advice_is_not_pushed() {
     let (advise, advice) = watch::channel(None);
     let mut target = AdvisedTarget { name: "deployment:shop/a".parse().expect("a name"), advice };
     tokio::time::pause();
-    advise.send_replace(Some(Advice { replicas: 1, confirmed: Instant::now() }));
+    advise.send_replace(Some(Advice { replicas: 1, confirmed: Instant::now(), max_age: MAX_AGE }));
     tokio::time::advance(MAX_AGE).await;
     let is_silent =
         async |target: &mut AdvisedTarget, told| timeout(MAX_AGE, next_activity(target, told)).await.is_err();
     assert!(is_silent(&mut target, None).await);
-    advise.send_replace(Some(Advice { replicas: 1, confirmed: Instant::now() }));
+    advise.send_replace(Some(Advice { replicas: 1, confirmed: Instant::now(), max_age: MAX_AGE }));
     assert_eq!(next_activity(&mut target, None).await, Some(true));
     assert!(is_silent(&mut target, Some(true)).await);
     drop(advise);
