@@ -68,6 +68,11 @@ pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
         Ok(killed.is_none_or(|pod| restarts(pod) > 0 && is_ready(pod)).then_some(()))
     })
     .await?;
+    // With the requests that wait for the killed replica, a second loss would be an overload, which is refused by design.
+    wait_for("the dispatchers' queues to be empty", SCALE_UP_TIMEOUT, async || {
+        Ok((queue_length(fixture).await? == 0.0).then_some(()))
+    })
+    .await?;
     // The scaler may have replaced pods since then.
     let replicas = fixture.pod_names("replica").await?;
     let second = replicas.iter().find(|name| *name != first).context("there is no other replica")?;
@@ -77,6 +82,17 @@ pub(super) async fn check_killed_pod(fixture: &Fixture) -> Result<String> {
     let report = load.stop().await?;
     report.ensure_no_failures()?;
     Ok(report.to_string())
+}
+
+/// The number of requests that wait in all dispatchers.
+async fn queue_length(fixture: &Fixture) -> Result<f64> {
+    let mut sum = 0.0;
+    for pod in fixture.pod_names("dispatcher").await? {
+        let metrics = fixture.get(&pod, 5052, "/metrics").await?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("dispatcher_queue_length "));
+        sum += line.context("a dispatcher has no dispatcher_queue_length")?.trim().parse::<f64>()?;
+    }
+    Ok(sum)
 }
 
 /// Deletes the pod of the leading scaler without grace. Another scaler must lead, and then scale. No request may fail.
