@@ -84,11 +84,6 @@ impl FromIterator<AdvisedTarget> for AdvisedTargets {
 }
 
 impl AdvisedTargets {
-    /// All targets.
-    pub fn all(&self) -> &[AdvisedTarget] {
-        &self.0
-    }
-
     /// The target in `namespace` whose value of `--target` or whose name is `target`. Without `target`, it is the only
     /// target in the namespace.
     ///

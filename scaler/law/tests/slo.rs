@@ -9,16 +9,14 @@ use std::time::Duration;
 
 const S: fn(f64) -> Duration = Duration::from_secs_f64;
 
-fn law() -> Slo {
+/// The settings of [`law`]. The platform adds any number of replicas at once.
+fn settings() -> Settings {
     let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    Slo::new(&Settings {
-        objective,
-        interval: S(1.0),
-        delay: Duration::ZERO,
-        starts_per_second: f64::INFINITY,
-        min: 0,
-        max: 50,
-    })
+    Settings { objective, interval: S(1.0), delay: Duration::ZERO, starts_per_second: f64::INFINITY, min: 0, max: 50 }
+}
+
+fn law() -> Slo {
+    Slo::new(&settings())
 }
 
 fn ready(ready: usize) -> Replicas {
@@ -69,17 +67,12 @@ fn a_jump_starts_all_replicas_for_it_within_two_seconds() {
 #[test]
 fn the_delay_of_another_autoscaler_makes_the_lead_longer_and_a_start_no_dearer() {
     let plan = |delay| {
-        let objective = Objective { latency: S(0.5), quantile: 0.99 };
-        let settings =
-            Settings { objective, interval: S(1.0), delay, starts_per_second: f64::INFINITY, min: 0, max: 50 };
-        let mut law = Slo::new(&settings);
-        let seconds = 0..60;
-        let mut total = 0.0;
-        let mut decide = |second| {
+        let (mut law, mut total) = (Slo::new(&Settings { delay, ..settings() }), 0.0);
+        let decide = |second| {
             total += 5.0 + f64::from(second);
             law.decide(&observation(f64::from(second), total, ready(10))).plan
         };
-        seconds.filter_map(&mut decide).last().expect("there are figures")
+        (0..60).filter_map(decide).last().expect("there are figures")
     };
     let (at_once, delayed) = (plan(S(0.0)), plan(S(15.0)));
     assert_eq!(delayed.lead_seconds, at_once.lead_seconds + 15.0);
@@ -100,15 +93,7 @@ fn a_rise_that_goes_on_is_extrapolated_over_the_lead() {
 #[test]
 fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
     for (startup, most) in [(3.0, 3), (40.0, 12)] {
-        let objective = Objective { latency: S(0.5), quantile: 0.99 };
-        let mut law = Slo::new(&Settings {
-            objective,
-            interval: S(0.5),
-            delay: Duration::ZERO,
-            starts_per_second: f64::INFINITY,
-            min: 1,
-            max: 500,
-        });
+        let mut law = Slo::new(&Settings { interval: S(0.5), min: 1, max: 500, ..settings() });
         for tick in 0..600 {
             let second = 0.5 * f64::from(tick);
             let seen = Observation { startup: Some(S(startup)), ..observation(second, 10.0 * second, ready(2)) };
@@ -121,15 +106,7 @@ fn a_fresh_law_expects_no_loads_far_above_those_that_it_has_seen() {
 /// A law that starts with one replica, whose recommendations the target follows at once, up to `most` replicas.
 /// `arrivals` are the requests until each half second since the start. One replica answers, at 0.2 s for a request.
 fn follow(startup: f64, most: usize, arrivals: impl Iterator<Item = f64>) -> Vec<Recommendation> {
-    let objective = Objective { latency: S(0.5), quantile: 0.99 };
-    let mut law = Slo::new(&Settings {
-        objective,
-        interval: S(0.5),
-        delay: Duration::ZERO,
-        starts_per_second: f64::INFINITY,
-        min: 1,
-        max: 10,
-    });
+    let mut law = Slo::new(&Settings { interval: S(0.5), min: 1, max: 10, ..settings() });
     let (mut desired, mut answers) = (1, 0.0_f64);
     let decide = |(tick, arrivals): (u32, f64)| {
         answers = (answers + 2.5).min(arrivals);
