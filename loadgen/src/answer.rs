@@ -3,7 +3,7 @@
 use crate::sample::RequestOutcome;
 use hyper::StatusCode;
 use serde::Deserialize;
-use service::wire::ErrorBody;
+use service::wire::{ErrorBody, Timing};
 use std::borrow::Cow;
 
 /// Longest error code that is kept, in characters. The codes of the HTTP API are shorter, but an unknown server may
@@ -15,6 +15,10 @@ const MAX_CODE_CHARS: usize = 40;
 struct PartialAnswer<'a> {
     #[serde(borrow)]
     prediction: PartialPrediction<'a>,
+    #[serde(borrow, default)]
+    replica: Option<Cow<'a, str>>,
+    #[serde(default)]
+    timing_ms: Option<Timing>,
 }
 
 #[derive(Deserialize)]
@@ -23,25 +27,51 @@ struct PartialPrediction<'a> {
     label: Cow<'a, str>,
 }
 
-/// The outcome of a request that was answered with `status` and `body`. `label` is the label of the image that was
-/// sent, if it is known.
-pub fn outcome(status: StatusCode, body: &[u8], label: Option<&str>) -> RequestOutcome {
-    let failed = |code: String| RequestOutcome::Failed { code: code.into() };
-    if status != StatusCode::OK {
-        return match serde_json::from_slice::<ErrorBody>(body) {
-            Ok(error) => failed(error.code.chars().take(MAX_CODE_CHARS).map(printable).collect()),
-            Err(_) => failed(format!("http_{}", status.as_u16())),
-        };
-    }
-    match serde_json::from_slice::<PartialAnswer<'_>>(body) {
-        Ok(answer) => RequestOutcome::Answered { right: label.map(|label| answer.prediction.label == label) },
-        Err(_) => failed("invalid_answer".into()),
+/// Longest name of a replica that is kept, in characters.
+const MAX_REPLICA_CHARS: usize = 100;
+
+/// The content of an HTTP answer, or the failure of a request without one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The outcome of the request.
+    pub outcome: RequestOutcome,
+    /// The name of the replica that answered; `None` if the answer does not have it.
+    pub replica: Option<Box<str>>,
+    /// The duration of each stage at the server; `None` if the answer does not have it.
+    pub timing: Option<Timing>,
+}
+
+impl Answer {
+    /// A request that failed with `code`.
+    pub fn failed(code: impl Into<Cow<'static, str>>) -> Self {
+        Self { outcome: RequestOutcome::Failed { code: code.into() }, replica: None, timing: None }
     }
 }
 
-/// Replaces control characters, so that a server's text cannot send commands to the terminal on which it is printed.
-fn printable(character: char) -> char {
-    if character.is_control() { char::REPLACEMENT_CHARACTER } else { character }
+/// The outcome of a request that was answered with `status` and `body`. `label` is the label of the image that was
+/// sent, if it is known.
+pub fn read(status: StatusCode, body: &[u8], label: Option<&str>) -> Answer {
+    if status != StatusCode::OK {
+        return match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(error) => Answer::failed(printable(&error.code, MAX_CODE_CHARS)),
+            Err(_) => Answer::failed(format!("http_{}", status.as_u16())),
+        };
+    }
+    match serde_json::from_slice::<PartialAnswer<'_>>(body) {
+        Ok(answer) => Answer {
+            outcome: RequestOutcome::Answered { right: label.map(|label| answer.prediction.label == label) },
+            replica: answer.replica.map(|replica| printable(&replica, MAX_REPLICA_CHARS).into()),
+            timing: answer.timing_ms,
+        },
+        Err(_) => Answer::failed("invalid_answer"),
+    }
+}
+
+/// The first `length` characters of `text`. Control characters are replaced, so that a server's text cannot send commands
+/// to the terminal on which it is printed.
+fn printable(text: &str, length: usize) -> String {
+    let replace = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+    text.chars().take(length).map(replace).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +96,18 @@ mod tests {
         ];
         for (status, body, label, expected) in rows {
             let status = StatusCode::from_u16(status).expect("a status");
-            assert_eq!(outcome(status, body, label), expected);
+            assert_eq!(read(status, body, label).outcome, expected);
         }
+    }
+
+    #[test]
+    fn the_replica_and_its_timing_are_read_if_the_answer_has_them() {
+        let body = br#"{"prediction":{"label":"x"},"replica":"a\u0007b",
+            "timing_ms":{"queue":1.5,"decode":2,"batch":0,"inference":3,"total":7}}"#;
+        let answer = read(StatusCode::OK, body, None);
+        assert_eq!(answer.replica.as_deref(), Some("a\u{fffd}b"));
+        assert_eq!(answer.timing.map(|timing| (timing.queue, timing.total)), Some((1.5, 7.0)));
+        let bare = read(StatusCode::OK, br#"{"prediction":{"label":"x"}}"#, None);
+        assert_eq!((bare.replica, bare.timing), (None, None));
     }
 }

@@ -3,15 +3,15 @@
 
 use crate::condition::{Condition, ConditionResult};
 use crate::config::RunArgs;
-use crate::config::load::schedule;
+use crate::config::load::Args as LoadArgs;
 use crate::display::{Display, RunInfo};
 use crate::measure::{Measurement, Runner, StopSignal};
+use crate::recording::WindowRecording;
 use crate::report::RunSetup;
-use crate::sample::Sample;
+use crate::schedule::Schedule;
 use crate::search::{Search, SearchStep};
 use crate::send::LoadPattern;
-use crate::send_delay::SendDelays;
-use crate::summary;
+use crate::tally::Tally;
 use anyhow::{Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -101,13 +101,13 @@ pub async fn find(
     let mut trials = Vec::new();
     let mut is_complete = true;
     while let SearchStep::Try(rate) = search.step() {
-        let (measurement, window) = measure(args, rate, &setup.url, runner, display, stop).await?;
+        let (measurement, windows) = measure(args, rate, &setup.url, runner, display, stop).await?;
         setup.length_seconds += measurement.length.as_secs_f64();
         if !measurement.is_complete {
             is_complete = false;
             break;
         }
-        let trial = RateTrial::new(args, rate, &measurement, window);
+        let trial = RateTrial::new(args, rate, &windows);
         search = search.record(rate, trial.held);
         trials.push(trial);
     }
@@ -122,7 +122,8 @@ pub async fn find(
     })
 }
 
-/// Sends `rate` requests per second to `url` for all windows. Returns the measurement and the length of a window.
+/// Sends `rate` requests per second to `url` for all windows. Returns the measurement, and the figures of
+/// each window.
 async fn measure(
     args: &RunArgs,
     rate: f64,
@@ -130,46 +131,35 @@ async fn measure(
     runner: &Runner,
     display: &mut Display,
     stop: &mut StopSignal<'_>,
-) -> Result<(Measurement, Duration)> {
+) -> Result<(Measurement, Vec<Tally>)> {
     let window = args.window.max(Duration::from_secs_f64((MIN_REQUESTS / rate).ceil()));
     // A workload has whole seconds, so the window is rounded up.
     let window = Duration::from_secs(window.as_secs_f64().ceil() as u64);
     let workload = Workload::constant(rate, window * WINDOWS);
-    let load = LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
+    let LoadArgs { arrivals, seed, .. } = args.load;
+    let load = LoadPattern::Open(Schedule { workload, arrivals, seed, warmup: SETTLE });
     let info = RunInfo {
         title: format!("{rate:.2}/s to {url}"),
         length: SETTLE + window * WINDOWS,
         objective: args.objective,
     };
-    Ok((runner.measure(load, SETTLE, &info, display, stop).await?, window))
+    let mut recording = WindowRecording::new(args.objective, window, WINDOWS);
+    let measurement = runner.measure(load, SETTLE, &info, &mut recording, display, stop).await?;
+    Ok((measurement, recording.windows))
 }
 
 impl RateTrial {
-    /// Checks all conditions in each window of a measurement at `rate` requests per second.
-    fn new(args: &RunArgs, rate: f64, measurement: &Measurement, window: Duration) -> Self {
-        let check = |index| check_window(&args.slo, measurement, window * index, window, args.objective);
-        let windows: Vec<Vec<ConditionResult>> = (0..WINDOWS).map(check).collect();
-        let is_bottleneck = SendDelays::new(&measurement.samples).is_bottleneck;
+    /// Checks all conditions in each window of a load of `rate` requests per second.
+    fn new(args: &RunArgs, rate: f64, windows: &[Tally]) -> Self {
+        let check = |tally: &Tally| {
+            let summary = tally.summary(None);
+            let check =
+                |condition: &Condition| condition.check(&summary, |quantile| tally.latency_of_offered(quantile));
+            args.slo.iter().map(check).collect()
+        };
+        let is_bottleneck = windows.iter().any(|tally| tally.send_delays().is_bottleneck);
+        let windows: Vec<Vec<ConditionResult>> = windows.iter().map(check).collect();
         let held = !is_bottleneck && windows.iter().flatten().all(|result| result.held);
         Self { requests_per_second: rate, windows, held, is_bottleneck }
     }
-}
-
-/// Checks the conditions for the requests that were scheduled in the window that begins at `from`.
-fn check_window(
-    slo: &[Condition],
-    measurement: &Measurement,
-    from: Duration,
-    window: Duration,
-    objective: Duration,
-) -> Vec<ConditionResult> {
-    let within = |sample: &&Sample| (from..from + window).contains(&sample.scheduled);
-    let mut samples: Vec<Sample> = measurement.samples.iter().filter(within).cloned().collect();
-    for sample in &mut samples {
-        sample.scheduled -= from;
-    }
-    let summary = summary::summarise(&samples, objective, window, None);
-    let latencies = summary::latencies(&samples);
-    let latency = |quantile| latencies.at_quantile_of_offered(quantile, samples.len());
-    slo.iter().map(|condition| condition.check(&summary, latency)).collect()
 }

@@ -105,16 +105,16 @@ impl Display {
 fn line(info: &RunInfo, progress: &Progress, now: Duration) -> String {
     let latency = progress.percentiles();
     let mut line = format!(
-        "{:>4} of {:.0} s  {}/s, {} in flight, p50 {}, p95 {}, {:.2} % within {:.0} ms, {} failed",
+        "{:>4} of {:.0} s  {}/s, {} in flight, p50 {}, p95 {}, {} within {:.0} ms, {} failed",
         now.as_secs(),
         info.length.as_secs_f64(),
         progress.rate(),
         progress.in_flight,
         format_ms(latency.map(|latency| latency.p50)),
         format_ms(latency.map(|latency| latency.p95)),
-        progress.attainment_percent(),
+        attainment(progress),
         info.objective.as_secs_f64() * 1e3,
-        progress.failed()
+        progress.failed
     );
     if let Some(metrics) = progress.server_metrics {
         for (name, value) in [("queue", metrics.queue_length), ("replicas", metrics.replicas)] {
@@ -124,6 +124,11 @@ fn line(info: &RunInfo, progress: &Progress, now: Duration) -> String {
         }
     }
     line
+}
+
+/// The attainment so far, with its unit. A dash as long as no request after the warm-up has ended.
+fn attainment(progress: &Progress) -> String {
+    progress.attainment_percent().map_or_else(|| "– %".to_owned(), |percent| format!("{percent:.2} %"))
 }
 
 /// The part of the run that the percentiles of a display cover, in words.

@@ -19,6 +19,8 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// An encoded image, and its label if it is known.
 #[derive(Debug, Clone)]
 pub struct ImageFile {
+    /// The path of the file relative to the folder, or the number of the generated image.
+    pub name: String,
     /// The encoded file.
     pub file: Bytes,
     /// Media type of the file.
@@ -43,7 +45,8 @@ pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
         bar.inc(1);
         let drawing = drawing::draw(seed, index, style);
         let label = Some(drawing::LABELS[drawing.class].to_owned());
-        ImageFile { file: drawing.jpeg.into(), content_type: Format::Jpeg.content_type(), label }
+        let name = format!("generated {index}");
+        ImageFile { name, file: drawing.jpeg.into(), content_type: Format::Jpeg.content_type(), label }
     };
     let images = (0..count).map(image).collect();
     bar.finish_and_clear();
@@ -72,7 +75,8 @@ pub fn read_folder(folder: &Path) -> Result<Folder> {
         ensure!(bytes <= MAX_BYTES, "{} has more than 4 GiB of images; use fewer or smaller images", folder.display());
         let name = path.strip_prefix(folder).unwrap_or(&path);
         let label = labels.get(name).cloned();
-        images.push(ImageFile { file: file.into(), content_type: format.content_type(), label });
+        let name = name.to_string_lossy().into_owned();
+        images.push(ImageFile { name, file: file.into(), content_type: format.content_type(), label });
     }
     bar.finish_and_clear();
     if images.is_empty() {

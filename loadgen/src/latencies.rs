@@ -34,11 +34,35 @@ pub struct Percentiles {
     pub max: f64,
 }
 
+/// Percentiles of the latency of all offered requests, in milliseconds. A request that has failed counts as infinitely
+/// slow. A percentile is absent if it lies among the failed requests: that share of the requests was never answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OfferedPercentiles {
+    /// The median, in milliseconds.
+    pub p50: Option<f64>,
+    /// The 90th percentile, in milliseconds.
+    pub p90: Option<f64>,
+    /// The 95th percentile, in milliseconds.
+    pub p95: Option<f64>,
+    /// The 99th percentile, in milliseconds.
+    pub p99: Option<f64>,
+    /// The 99.9th percentile, in milliseconds.
+    pub p999: Option<f64>,
+    /// The largest value, in milliseconds.
+    pub max: Option<f64>,
+}
+
 /// `value`, in milliseconds, as text with its unit: two decimals below 10 ms, none above. A dash for `None`.
 pub fn format_ms(value: Option<f64>) -> String {
     let Some(value) = value else { return "–".into() };
     let decimals = if value < 10.0 { 2 } else { 0 };
     format!("{value:.decimals$} ms")
+}
+
+/// A percentile of all offered requests, in milliseconds, as text with its unit. `never` for `None`, since that share of
+/// the requests was not answered.
+pub fn format_or_never(percentile: Option<f64>) -> String {
+    if percentile.is_none() { "never".into() } else { format_ms(percentile) }
 }
 
 /// A histogram of latencies, in microseconds.
@@ -56,14 +80,19 @@ impl FromIterator<Duration> for Latencies {
     fn from_iter<T: IntoIterator<Item = Duration>>(latencies: T) -> Self {
         let mut all = Self::default();
         for latency in latencies {
-            let micros = latency.min(MAX).as_micros() as u64;
-            all.0.record(micros).expect("the histogram grows to hold any value");
+            all.record(latency);
         }
         all
     }
 }
 
 impl Latencies {
+    /// Adds a latency.
+    pub fn record(&mut self, latency: Duration) {
+        let micros = latency.min(MAX).as_micros() as u64;
+        self.0.record(micros).expect("the histogram grows to hold any value");
+    }
+
     /// Number of latencies.
     fn count(&self) -> u64 {
         self.0.len()
@@ -83,6 +112,19 @@ impl Latencies {
         let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
         let count = self.count() as f64;
         if rank > count { None } else { self.at_quantile((rank - 0.5) / count) }
+    }
+
+    /// The usual percentiles of `offered` requests, of which those that are not in the histogram have failed.
+    pub fn percentiles_of_offered(&self, offered: usize) -> OfferedPercentiles {
+        let at = |quantile| self.at_quantile_of_offered(quantile, offered);
+        OfferedPercentiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0),
+        }
     }
 
     /// The usual percentiles; `None` without latencies.

@@ -7,7 +7,6 @@ use loadgen::config::output::Args as Output;
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
 use loadgen::report::{self, JsonReport, RunReport, csv, html, terminal};
 use loadgen::run::{self, RunResult};
-use loadgen::sample::Sample;
 use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
 use std::path::Path;
@@ -54,16 +53,17 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         }
     };
     match runtime.block_on(run::run(args, Box::pin(stop)))? {
-        RunResult::Run(report, samples) => finish_run(&report, &samples, &args.output),
+        RunResult::Run(report, log_written) => finish_run(&report, log_written, &args.output),
         RunResult::Capacity(capacity) => finish_search(capacity, &args.output),
     }
 }
 
-/// Writes and prints a report. The report is printed even if a file cannot be written.
-fn finish_run(report: &RunReport, samples: &[Sample], output: &Output) -> Result<ExitCode> {
-    let written = write_files(report, samples, output);
+/// Writes and prints a report. The report is printed even if a file cannot be written. `log_written` tells whether the
+/// file of `--log` could be.
+fn finish_run(report: &RunReport, log_written: Result<()>, output: &Output) -> Result<ExitCode> {
+    let written = write_files(report, output);
     print_report(report, output);
-    written?;
+    written.and(log_written)?;
     Ok(match (report.is_complete, report.has_held()) {
         (false, _) => ExitCode::from(STOPPED),
         (true, false) => ExitCode::from(BREACHED),
@@ -90,13 +90,12 @@ fn finish_search(capacity: Box<CapacityReport>, output: &Output) -> Result<ExitC
     Ok(status)
 }
 
-/// Writes every file that the flags ask for. If one cannot be written, the others are written nevertheless.
-fn write_files(report: &RunReport, samples: &[Sample], output: &Output) -> Result<()> {
-    let Output { json, csv, log, html, .. } = output;
+/// Writes every file that the flags ask for, but that of `--log`, which is written while the run lasts. If one cannot be written, the others are written nevertheless.
+fn write_files(report: &RunReport, output: &Output) -> Result<()> {
+    let Output { json, csv, html, .. } = output;
     let written = [
         json.as_ref().map(|path| write(path, serde_json::to_string_pretty(report)?)),
         csv.as_ref().map(|path| csv::write_seconds(report, path)),
-        log.as_ref().map(|path| csv::write_requests(samples, path)),
         html.as_ref().map(|path| write(path, html::page(report))),
     ];
     written.into_iter().flatten().collect()

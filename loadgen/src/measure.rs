@@ -1,9 +1,11 @@
-//! Sends one load, reads the server's metrics meanwhile, shows the progress, and collects the samples.
+//! Sends one load, reads the server's metrics meanwhile, shows the progress, and records the requests.
 
 use crate::display::{Display, RunInfo, UserInput};
 use crate::payload::Payload;
 use crate::progress::Progress;
-use crate::sample::Sample;
+use crate::recording::Record;
+use crate::request_id::RequestIds;
+use crate::sample::{RequestOutcome, Sample};
 use crate::send::{LoadPattern, RunningLoad, SendConfig};
 use crate::server_metrics::{MetricsLog, ServerMetrics};
 use crate::target::LoadTarget;
@@ -26,6 +28,8 @@ pub struct Runner {
     pub target: LoadTarget,
     /// The bodies that the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
+    /// The ids of the requests.
+    pub request_ids: RequestIds,
     /// Largest number of open connections.
     pub connections: usize,
     /// The address, `host:port`, whose `/metrics` has the queue length and the replicas in rotation.
@@ -34,24 +38,23 @@ pub struct Runner {
     pub scaler: Option<String>,
 }
 
-/// The result of one load, without its warm-up.
+/// The course of one load, without its warm-up. The requests themselves are in a [`Record`].
 #[derive(Debug, Clone)]
 pub struct Measurement {
-    /// The samples in order of scheduled time. Their times count from the end of the warm-up.
-    pub samples: Vec<Sample>,
     /// The server's metrics, oldest first.
     pub server_metrics: Vec<ServerMetrics>,
     /// Length of the run without its warm-up. Shorter than planned if the user stopped the run.
     pub length: Duration,
-    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run. Requests of
-    /// the warm-up are included.
+    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run, and that had
+    /// not missed the objective yet. Requests of the warm-up are included.
     pub unfinished: usize,
     /// Whether the run came to its planned end.
     pub is_complete: bool,
 }
 
 impl Runner {
-    /// Sends `load`. Its first part, of length `warmup`, does not count. `info.length` includes that part.
+    /// Sends `load`, and records its requests in `recording`. Its first part, of length `warmup`, does not count.
+    /// `info.length` includes that part.
     ///
     /// # Errors
     /// If the system cannot provide a thread or a timer. No answer of the server is an error.
@@ -60,81 +63,92 @@ impl Runner {
         load: LoadPattern,
         warmup: Duration,
         info: &RunInfo,
+        recording: &mut dyn Record,
         display: &mut Display,
         stop: &mut StopSignal<'_>,
     ) -> Result<Measurement> {
-        let Self { target, payloads, connections, .. } = self.clone();
-        let mut running = RunningLoad::start(SendConfig { load, target, payloads, connections })?;
+        let Self { target, payloads, request_ids, connections, .. } = self.clone();
+        let mut running = RunningLoad::start(SendConfig { load, target, payloads, request_ids, connections })?;
         let log = MetricsLog::default();
         let start = running.start + warmup;
         let scraping = tokio::spawn(log.clone().scrape(start, self.dispatcher.clone(), self.scaler.clone()));
-        let (samples, stopped_at) = collect(&mut running, &log, info, display, stop).await?;
+        let mut collector = Collector { recording, warmup, objective: info.objective, unfinished: 0 };
+        let stopped_at = collector.collect(&mut running, &log, info, display, stop).await?;
         scraping.abort();
-        let unfinished = running.started() - samples.len();
-        ensure!(
-            unfinished == 0 || stopped_at.is_some(),
-            "{unfinished} requests were lost, which is a bug of loadgen; report it"
-        );
-
         // A stop after the last request was sent also makes the run incomplete: loadgen did not wait for some answers.
         let length = stopped_at.map_or(info.length, |at| at.min(info.length)).saturating_sub(warmup);
         Ok(Measurement {
-            samples: without_warmup(samples, warmup),
             server_metrics: log.within(length.as_secs_f64()),
             length,
-            unfinished,
+            unfinished: collector.unfinished,
             is_complete: stopped_at.is_none(),
         })
     }
 }
 
-/// Collects the samples until the load is over, and shows the progress. The second result is the time since the start
-/// at which the user stopped the run; `None` if the run came to its planned end.
-async fn collect(
-    running: &mut RunningLoad,
-    log: &MetricsLog,
-    info: &RunInfo,
-    display: &mut Display,
-    stop: &mut StopSignal<'_>,
-) -> Result<(Vec<Sample>, Option<Duration>)> {
-    let mut progress = Progress::default();
-    let mut samples = Vec::new();
-    let mut stopped_at = None;
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        let mut stopping = tokio::select! {
-            _ = tick.tick() => false,
-            // A future that has resolved must not be polled again.
-            () = stop.as_mut(), if stopped_at.is_none() => true,
-        };
-        // Read before the samples are taken. In the other order, a sample that arrives in between would be lost.
-        let is_over = running.is_over()?;
-        for sample in running.samples.try_iter() {
-            progress.record(&sample, info.objective);
-            samples.push(sample);
-        }
-        let now = running.start.elapsed();
-        progress.advance(now, running.started(), log.last());
-        stopping |= display.show(info, &progress, now) == UserInput::Stop;
-        if stopping && stopped_at.is_none() {
-            stopped_at = Some(now);
-            running.stop();
-        }
-        // A workload may end with seconds without requests. These seconds belong to the run, because the server still
-        // uses replicas.
-        if is_over && (stopped_at.is_some() || now >= info.length) {
-            return Ok((samples, stopped_at));
-        }
-    }
+/// Passes the samples of a running load on to a record of requests, without those of the warm-up.
+struct Collector<'a> {
+    recording: &'a mut dyn Record,
+    warmup: Duration,
+    objective: Duration,
+    /// Requests that had not ended when loadgen stopped waiting, and that are not recorded.
+    unfinished: usize,
 }
 
-/// The samples that were scheduled after the warm-up, in order of scheduled time. Their scheduled times now count from
-/// the end of the warm-up.
-fn without_warmup(mut samples: Vec<Sample>, warmup: Duration) -> Vec<Sample> {
-    samples.retain(|sample| sample.scheduled >= warmup);
-    for sample in &mut samples {
-        sample.scheduled -= warmup;
+impl Collector<'_> {
+    /// Collects the samples until the load is over, and shows the progress. Returns the time since the start at which
+    /// the user stopped the run; `None` if the run came to its planned end.
+    async fn collect(
+        &mut self,
+        running: &mut RunningLoad,
+        log: &MetricsLog,
+        info: &RunInfo,
+        display: &mut Display,
+        stop: &mut StopSignal<'_>,
+    ) -> Result<Option<Duration>> {
+        let mut progress = Progress::new(self.warmup, self.objective);
+        let mut stopped_at = None;
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let mut stopping = tokio::select! {
+                _ = tick.tick() => false,
+                // A future that has resolved must not be polled again.
+                () = stop.as_mut(), if stopped_at.is_none() => true,
+            };
+            // Read before the samples are taken. In the other order, a sample that arrives in between would be lost.
+            let is_over = running.is_over()?;
+            for sample in running.samples.try_iter() {
+                progress.record(&sample);
+                self.record(sample);
+            }
+            let now = running.start.elapsed();
+            self.recording.advance(now.saturating_sub(self.warmup));
+            progress.advance(now, running.started(), log.last());
+            stopping |= display.show(info, &progress, now) == UserInput::Stop;
+            if stopping && stopped_at.is_none() {
+                stopped_at = Some(now);
+                self.recording.stop(now.saturating_sub(self.warmup));
+                running.stop();
+            }
+            // A workload may end with seconds without requests. These seconds belong to the run, because the server
+            // still uses replicas.
+            if is_over && (stopped_at.is_some() || now >= info.length) {
+                let lost = running.started() - progress.ended;
+                ensure!(lost == 0, "{lost} requests were lost, which is a bug of loadgen; report it");
+                return Ok(stopped_at);
+            }
+        }
     }
-    samples.sort_by_key(|sample| sample.scheduled);
-    samples
+
+    /// Records a request, unless it belongs to the warm-up, or has neither ended nor missed the objective.
+    fn record(&mut self, mut sample: Sample) {
+        let in_warmup = sample.scheduled < self.warmup;
+        let is_unfinished = sample.outcome == RequestOutcome::Unfinished;
+        if is_unfinished && (in_warmup || sample.latency <= self.objective) {
+            self.unfinished += 1;
+        } else if !in_warmup {
+            sample.scheduled -= self.warmup;
+            self.recording.record(&sample);
+        }
+    }
 }

@@ -24,9 +24,11 @@ pub enum BodyFormat {
 /// The text that separates the parts of a multipart body. It is so long that no image file contains it by chance.
 const BOUNDARY: &str = "roundhouse-loadgen-5b1f6c0e7a9d4382";
 
-/// The body of a request, and the image's label if it is known.
+/// The body of a request, and the image's name and label.
 #[derive(Debug, Clone)]
 pub struct Payload {
+    /// The name of the image.
+    pub name: String,
     /// Value of the header `Content-Type`.
     pub content_type: HeaderValue,
     /// The bytes of the body.
@@ -38,7 +40,7 @@ pub struct Payload {
 impl BodyFormat {
     /// The body that carries `image` in this format.
     pub fn encode(self, image: ImageFile) -> Payload {
-        let ImageFile { file, content_type, label } = image;
+        let ImageFile { name, file, content_type, label } = image;
         let (content_type, body) = match self {
             Self::Raw => (HeaderValue::from_static(content_type), file),
             Self::Multipart => {
@@ -59,6 +61,6 @@ impl BodyFormat {
                 (HeaderValue::from_static("application/json"), body.into())
             }
         };
-        Payload { content_type, body, label }
+        Payload { name, content_type, body, label }
     }
 }

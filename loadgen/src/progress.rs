@@ -1,7 +1,7 @@
 //! The progress of a run, as it is shown while the run lasts. Knows nothing of terminals, and reads no clock.
 
 use crate::latencies::{Latencies, Percentiles};
-use crate::sample::{RequestOutcome, Sample};
+use crate::sample::Sample;
 use crate::server_metrics::ServerMetrics;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,6 +11,9 @@ pub const RECENT: Duration = Duration::from_secs(10);
 
 /// Largest number of answers that are kept for the live percentiles.
 const MAX_RECENT: usize = 50_000;
+
+/// Largest number of different error codes that are counted separately. A server may send a new code with each answer.
+const MAX_CODES: usize = 100;
 
 /// The figures of one second of the run.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,15 +28,21 @@ pub struct Second {
     pub replicas: f64,
 }
 
-/// The figures of a run so far.
+/// The figures of a run so far. Attainment and errors leave the requests of the warm-up out.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Requests that have ended.
+    warmup: Duration,
+    objective: Duration,
+    /// Requests that have ended, those of the warm-up included.
     pub ended: usize,
+    /// Requests that were scheduled after the warm-up and have ended.
+    pub counted: usize,
     /// Requests that were answered within the objective.
     pub within_objective: usize,
-    /// Number of failed requests by error code.
+    /// Number of failed requests by error code, of the first 100 different codes.
     pub errors: BTreeMap<String, usize>,
+    /// Number of failed requests.
+    pub failed: usize,
     /// Requests that were due and have not ended.
     pub in_flight: usize,
     /// The figures of each whole second that has passed, oldest first.
@@ -49,17 +58,29 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// The progress of a run before its start.
+    pub fn new(warmup: Duration, objective: Duration) -> Self {
+        Self { warmup, objective, ..Self::default() }
+    }
+
     /// Records the end of a request.
-    pub fn record(&mut self, sample: &Sample, objective: Duration) {
+    pub fn record(&mut self, sample: &Sample) {
         self.ended += 1;
-        self.within_objective += usize::from(sample.is_within(objective));
-        match &sample.outcome {
-            RequestOutcome::Failed { code } => *self.errors.entry(code.clone().into_owned()).or_insert(0) += 1,
-            RequestOutcome::Answered { .. } => {
-                if self.recent.len() == MAX_RECENT {
-                    self.recent.pop_front();
-                }
-                self.recent.push_back((sample.scheduled + sample.latency, sample.latency));
+        if sample.is_answered() {
+            if self.recent.len() == MAX_RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back((sample.scheduled + sample.latency, sample.latency));
+        }
+        if sample.scheduled < self.warmup {
+            return;
+        }
+        self.counted += 1;
+        self.within_objective += usize::from(sample.is_within(self.objective));
+        if let Some(code) = sample.outcome.code() {
+            self.failed += 1;
+            if self.errors.len() < MAX_CODES || self.errors.contains_key(code) {
+                *self.errors.entry(code.to_owned()).or_insert(0) += 1;
             }
         }
     }
@@ -94,40 +115,29 @@ impl Progress {
         self.recent.iter().map(|(_, latency)| *latency).collect::<Latencies>().percentiles()
     }
 
-    /// Number of failed requests.
-    pub fn failed(&self) -> usize {
-        self.errors.values().sum()
-    }
-
     /// Requests that were due in the last whole second. In the first second, the requests that were due so far.
     pub fn rate(&self) -> usize {
         self.seconds.last().map_or(self.sent, |second| second.sent)
     }
 
-    /// Percentage of the ended requests that were answered within the objective; 0 if none has ended.
-    pub fn attainment_percent(&self) -> f64 {
-        if self.ended == 0 { 0.0 } else { 100.0 * self.within_objective as f64 / self.ended as f64 }
+    /// Percentage of the ended requests that were answered within the objective; `None` if none has ended, or none was
+    /// scheduled after the warm-up.
+    pub fn attainment_percent(&self) -> Option<f64> {
+        (self.counted > 0).then(|| 100.0 * self.within_objective as f64 / self.counted as f64)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::tests::{ANSWERED, failed, sample};
 
     #[test]
     fn every_second_is_recorded_once() {
         let milliseconds = Duration::from_millis;
-        let sample = |scheduled, latency| Sample {
-            scheduled: milliseconds(scheduled),
-            send_delay: Duration::ZERO,
-            latency: milliseconds(latency),
-            sent_bytes: 1,
-            received_bytes: 1,
-            outcome: RequestOutcome::Answered { right: None },
-        };
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(Duration::ZERO, milliseconds(500));
         for (scheduled, latency) in [(100, 100), (200, 600), (900, 400)] {
-            progress.record(&sample(scheduled, latency), milliseconds(500));
+            progress.record(&sample(scheduled, latency, ANSWERED));
         }
         let metrics =
             ServerMetrics { at_seconds: 1.0, queue_length: Some(4.0), replicas: Some(2.0), desired_replicas: None };
@@ -142,5 +152,17 @@ mod tests {
         assert_eq!((p95, progress.seconds[1].queue_length), (vec![600.0, 400.0, 0.0], 4.0));
         progress.advance(milliseconds(12_000), 8, None);
         assert_eq!(progress.percentiles(), None);
+    }
+
+    #[test]
+    fn attainment_and_errors_leave_the_warm_up_out() {
+        let mut progress = Progress::new(Duration::from_secs(1), Duration::from_millis(500));
+        progress.record(&sample(100, 900, ANSWERED));
+        progress.record(&sample(200, 1, failed("queue_full")));
+        assert_eq!((progress.ended, progress.attainment_percent(), progress.failed), (2, None, 0));
+        progress.record(&sample(1100, 100, ANSWERED));
+        progress.record(&sample(1200, 1, failed("queue_full")));
+        assert_eq!((progress.ended, progress.attainment_percent()), (4, Some(50.0)));
+        assert_eq!((progress.failed, progress.errors["queue_full"]), (1, 1));
     }
 }

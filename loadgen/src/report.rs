@@ -9,13 +9,14 @@ use crate::capacity::CapacityReport;
 use crate::condition::{Condition, ConditionResult};
 use crate::measure::Measurement;
 use crate::payload::BodyFormat;
+use crate::recording::RunRecording;
 use crate::send_delay::SendDelays;
 use crate::server_metrics::{self, ServerMetrics};
-use crate::summary::{self, IntervalSummary, RunSummary};
+use crate::slowest::SlowRequest;
+use crate::summary::{IntervalSummary, RunSummary};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 use workload::arrivals::ArrivalProcess;
 
 /// The JSON that `loadgen run --json` writes.
@@ -36,8 +37,8 @@ pub struct RunReport {
     /// Whether the run came to its planned end. False if the user stopped it; the figures then cover the part before
     /// the stop.
     pub is_complete: bool,
-    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run. No other
-    /// figure contains them.
+    /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run, and that had
+    /// not missed the objective yet. No other figure contains them.
     pub unfinished: usize,
     /// How late requests were sent, and whether the run is valid.
     #[serde(rename = "punctuality")]
@@ -50,6 +51,9 @@ pub struct RunReport {
     pub distribution: Vec<(f64, f64)>,
     /// The latencies of the answered requests in microseconds, as an HdrHistogram (V2, compressed, base64).
     pub histogram: String,
+    /// The ten requests with the highest latencies, the slowest first.
+    #[serde(default)]
+    pub slowest: Vec<SlowRequest>,
     /// The figures of each second.
     pub seconds: Vec<IntervalSummary>,
     /// The figures of each row of `--table`. Empty without `--table`.
@@ -96,27 +100,32 @@ pub struct RunSetup {
 }
 
 impl RunReport {
-    /// The report of a measurement. `table` is the number of seconds in each row of `--table`.
-    pub fn new(setup: RunSetup, measurement: &Measurement, thresholds: &[Condition], table: Option<u32>) -> Self {
-        let Measurement { samples, server_metrics, length, unfinished, is_complete } = measurement;
-        let objective = Duration::from_secs_f64(setup.objective_ms / 1e3);
-        let usage = ReplicaUsage::new(server_metrics, length.as_secs_f64(), summary::good(samples, objective));
-        let summary = summary::summarise(samples, objective, *length, usage);
-        let latencies = summary::latencies(samples);
-        let latency = |quantile| latencies.at_quantile_of_offered(quantile, samples.len());
-        let rows = |step: u32| summary::rows(samples, objective, *length, step as usize);
+    /// The report of a measurement whose requests are in `recording`. `slowest` are the slowest of them.
+    pub fn new(
+        setup: RunSetup,
+        measurement: Measurement,
+        recording: RunRecording,
+        slowest: Vec<SlowRequest>,
+        thresholds: &[Condition],
+    ) -> Self {
+        let Measurement { server_metrics, length, unfinished, is_complete } = measurement;
+        let RunRecording { tally, seconds, table, .. } = recording;
+        let usage = ReplicaUsage::new(&server_metrics, length.as_secs_f64(), tally.good_within_run());
+        let summary = tally.summary(usage);
+        let check = |condition: &Condition| condition.check(&summary, |quantile| tally.latency_of_offered(quantile));
         Self {
             setup,
-            is_complete: *is_complete,
-            unfinished: *unfinished,
-            send_delays: SendDelays::new(samples),
-            thresholds: thresholds.iter().map(|condition| condition.check(&summary, latency)).collect(),
+            is_complete,
+            unfinished,
+            send_delays: tally.send_delays(),
+            thresholds: thresholds.iter().map(check).collect(),
+            distribution: tally.latencies().distribution(),
+            histogram: tally.latencies().encoded(),
+            slowest,
+            seconds: seconds.finish(length),
+            table: table.map_or_else(Vec::new, |table| table.finish(length)),
             summary,
-            distribution: latencies.distribution(),
-            histogram: latencies.encoded(),
-            seconds: rows(1),
-            table: table.map_or_else(Vec::new, rows),
-            server_metrics: server_metrics.clone(),
+            server_metrics,
         }
     }
 
@@ -142,6 +151,7 @@ pub fn schema() -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::time::Duration;
 
     /// A report with this summary.
     pub(crate) fn report(summary: RunSummary) -> RunReport {
@@ -160,14 +170,10 @@ pub(crate) mod tests {
             warmup_seconds: 0.0,
             length_seconds: 10.0,
         };
-        let measurement = Measurement {
-            samples: Vec::new(),
-            server_metrics: Vec::new(),
-            length: Duration::from_secs(10),
-            unfinished: 0,
-            is_complete: true,
-        };
-        RunReport { summary, ..RunReport::new(setup, &measurement, &[], None) }
+        let length = Duration::from_secs(10);
+        let measurement = Measurement { server_metrics: Vec::new(), length, unfinished: 0, is_complete: true };
+        let recording = RunRecording::new(Duration::from_millis(500), length, None, None, length);
+        RunReport { summary, ..RunReport::new(setup, measurement, recording, Vec::new(), &[]) }
     }
 
     #[test]

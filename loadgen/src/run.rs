@@ -3,13 +3,14 @@
 
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
-use crate::config::load::schedule;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
 use crate::payload::Payload;
+use crate::recording::RunRecording;
 use crate::report::{RunReport, RunSetup};
-use crate::sample::Sample;
+use crate::request_log::RequestLog;
+use crate::schedule::Schedule;
 use crate::send::LoadPattern;
 use crate::target::{self, LoadTarget};
 use anyhow::Result;
@@ -19,8 +20,8 @@ use workload::Workload;
 /// The result of `loadgen run`.
 #[derive(Debug)]
 pub enum RunResult {
-    /// The report of a run, and the samples that it was made from.
-    Run(Box<RunReport>, Vec<Sample>),
+    /// The report of a run, and the error if the file of `--log` could not be written.
+    Run(Box<RunReport>, Result<()>),
     /// The result of `--find-capacity`.
     Capacity(Box<CapacityReport>),
 }
@@ -41,7 +42,8 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     let (payloads, skipped_images) = payloads(args)?;
     let setup = setup(args, payloads.len(), skipped_images);
     let scaler = args.target.scaler.clone();
-    let runner = Runner { target, payloads: payloads.into(), connections, dispatcher, scaler };
+    let request_ids = target.request_ids();
+    let runner = Runner { target, payloads: payloads.into(), request_ids, connections, dispatcher, scaler };
     let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
     if args.find_capacity {
         let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
@@ -100,19 +102,26 @@ async fn measure(
     let warmup = args.load.warmup.unwrap_or_default();
     let (load, length) = match workload {
         Some(workload) => {
-            let length = warmup + Duration::from_secs(workload.per_second.len() as u64);
-            (LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, warmup)), length)
+            let schedule = Schedule { workload, arrivals: args.load.arrivals, seed: args.load.seed, warmup };
+            let length = schedule.length();
+            (LoadPattern::Open(schedule), length)
         }
         None => {
             let length = warmup + args.load.duration.unwrap_or_default();
             (LoadPattern::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
         }
     };
+    let create_log = |path| RequestLog::create(path, runner.request_ids.clone(), runner.payloads.clone());
+    let log = args.output.log.as_deref().map(create_log).transpose()?;
+    let mut recording =
+        RunRecording::new(args.objective, length.saturating_sub(warmup), args.output.table, log, args.target.timeout);
     let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
-    let measurement = runner.measure(load, warmup, &info, &mut display, stop).await?;
+    let measurement = runner.measure(load, warmup, &info, &mut recording, &mut display, stop).await?;
     // Closes the screen now, because computing the report of a long run takes a while.
     drop(display);
     setup.length_seconds = measurement.length.as_secs_f64();
-    let report = RunReport::new(setup, &measurement, &args.threshold, args.output.table);
-    Ok(RunResult::Run(Box::new(report), measurement.samples))
+    let log_written = recording.finish_log();
+    let slowest = recording.slowest.requests(&runner.request_ids, |image| &runner.payloads[image].name);
+    let report = RunReport::new(setup, measurement, recording, slowest, &args.threshold);
+    Ok(RunResult::Run(Box::new(report), log_written))
 }

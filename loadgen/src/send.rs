@@ -2,14 +2,18 @@
 //! closed load keeps a fixed number of requests in flight. Both run on a thread of their own, so that the rest of
 //! loadgen does not delay a request.
 
-use crate::answer;
+use crate::answer::{self, Answer};
 use crate::connection::{ClientConnection, Error};
 use crate::payload::Payload;
+use crate::request_id::RequestIds;
 use crate::sample::{RequestOutcome, Sample};
+use crate::schedule::Schedule;
 use crate::target::LoadTarget;
 use crate::timer::PreciseTimer;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
+use hyper::StatusCode;
+use service::wire::header;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +28,16 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// waits.
 const EVENT_INTERVAL: u32 = 5;
 
+/// Largest number of samples that wait to be recorded, 20 MB. If recording cannot keep up, for example since a disk is
+/// slow, requests are sent late, and the run is invalid.
+const MAX_WAITING_SAMPLES: usize = 100_000;
+
+/// First pause of a task of a closed load whose connection was refused. Each further refusal doubles the pause.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
+
+/// Longest pause of a task of a closed load whose connections are refused.
+const MAX_BACK_OFF: Duration = Duration::from_secs(1);
+
 /// Invariant of the lock on the idle connections.
 const UNPOISONED: &str = "no task panics while it holds the lock on the idle connections";
 
@@ -34,8 +48,8 @@ type InFlight = mpsc::Sender<Infallible>;
 /// The times at which requests are sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LoadPattern {
-    /// An open load: one request at each of these times since the start, without waiting for answers. The times ascend.
-    Open(Vec<Duration>),
+    /// An open load: one request at each time of the schedule, without waiting for answers.
+    Open(Schedule),
     /// A closed load: this number of requests is kept in flight for this duration.
     Closed(usize, Duration),
 }
@@ -49,6 +63,8 @@ pub struct SendConfig {
     pub target: LoadTarget,
     /// The bodies that the requests carry in turn; at least one.
     pub payloads: Arc<[Payload]>,
+    /// The ids of the requests.
+    pub request_ids: RequestIds,
     /// Largest number of open connections. A request that finds all connections in use waits, and is sent late.
     pub connections: usize,
 }
@@ -58,8 +74,8 @@ pub struct SendConfig {
 pub struct RunningLoad {
     /// The start of the load. The times in samples count from this instant.
     pub start: Instant,
-    /// A sample for each request that has ended. The channel closes after the last sample. It has no bound of its own:
-    /// it holds at most one sample for each request of the load, and the report keeps all of them anyway.
+    /// A sample for each request that was due. The channel closes after the last sample. It holds at most
+    /// [`MAX_WAITING_SAMPLES`].
     pub samples: Receiver<Sample>,
     started: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
@@ -73,7 +89,7 @@ impl RunningLoad {
     /// # Errors
     /// If the system cannot start a thread.
     pub fn start(config: SendConfig) -> Result<Self> {
-        let (sender, samples) = crossbeam_channel::unbounded();
+        let (sender, samples) = crossbeam_channel::bounded(MAX_WAITING_SAMPLES);
         let (stop, stopped) = watch::channel(false);
         let started = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
@@ -82,6 +98,7 @@ impl RunningLoad {
             idle: Mutex::default(),
             target: config.target,
             payloads: config.payloads,
+            request_ids: config.request_ids,
             start,
             samples: sender,
             started: started.clone(),
@@ -99,7 +116,7 @@ impl RunningLoad {
     }
 
     /// Whether the load is over: all requests have ended, or [`STOP_GRACE`] has passed since a stop. All samples are in
-    /// the channel then.
+    /// the channel then. A request that has not ended has a sample, too, which says so.
     ///
     /// # Errors
     /// If the runtime or the timer of the sending thread failed.
@@ -127,6 +144,7 @@ impl RunningLoad {
 struct LoadSender {
     target: LoadTarget,
     payloads: Arc<[Payload]>,
+    request_ids: RequestIds,
     start: Instant,
     samples: Sender<Sample>,
     started: Arc<AtomicUsize>,
@@ -185,16 +203,15 @@ impl LoadSender {
         Ok(())
     }
 
-    /// Starts request `i` at `schedule[i]`.
-    async fn send_open(self: &Arc<Self>, schedule: &[Duration], in_flight: &InFlight) -> Result<()> {
+    /// Starts each request at its time of `schedule`.
+    async fn send_open(self: &Arc<Self>, schedule: &Schedule, in_flight: &InFlight) -> Result<()> {
         let timer = PreciseTimer::new()
             .context("create the timer for send times; raise the limit of open files (ulimit -n)")?;
-        for (index, &scheduled) in schedule.iter().enumerate() {
+        for (index, scheduled) in schedule.times().enumerate() {
             timer.wait_until(self.start + scheduled).await.context("wait for the next send time")?;
-            self.started.fetch_add(1, Ordering::Relaxed);
-            let (client, in_flight) = (self.clone(), in_flight.clone());
+            let (request, in_flight) = (DueRequest::new(self, index, scheduled), in_flight.clone());
             tokio::spawn(async move {
-                client.send(index, scheduled).await;
+                request.send().await;
                 drop(in_flight);
             });
         }
@@ -212,37 +229,29 @@ impl LoadSender {
         for first in 0..concurrency {
             let (client, stop, in_flight) = (self.clone(), stop.clone(), in_flight.clone());
             tokio::spawn(async move {
+                let mut back_off = FIRST_BACK_OFF;
                 for index in (first..).step_by(concurrency) {
                     let scheduled = client.start.elapsed();
                     if scheduled >= duration || *stop.borrow() {
                         break;
                     }
-                    client.started.fetch_add(1, Ordering::Relaxed);
-                    client.send(index, scheduled).await;
+                    if DueRequest::new(&client, index, scheduled).send().await {
+                        back_off = FIRST_BACK_OFF;
+                    } else {
+                        // Without a pause, the task would send thousands of requests per second to a server that is
+                        // not there.
+                        tokio::time::sleep(back_off.min(duration.saturating_sub(client.start.elapsed()))).await;
+                        back_off = (2 * back_off).min(MAX_BACK_OFF);
+                    }
                 }
                 drop(in_flight);
             });
         }
     }
 
-    /// Sends request `index`, which was due at `scheduled`, waits for its end and records its sample.
-    async fn send(&self, index: usize, scheduled: Duration) {
-        let _permit = self.connections.acquire().await.expect("the semaphore is never closed");
-        let send_delay = self.start.elapsed().saturating_sub(scheduled);
+    /// Sends request `index` with its payload, and waits for the whole answer.
+    async fn exchange(&self, index: usize) -> Exchange {
         let payload = &self.payloads[index % self.payloads.len()];
-        let left = self.target.timeout.saturating_sub(send_delay);
-        let in_time =
-            async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
-        let (outcome, received_bytes) =
-            in_time.await.unwrap_or_else(|| (RequestOutcome::Failed { code: "client_timeout".into() }, 0));
-        let latency = self.start.elapsed().saturating_sub(scheduled);
-        let sent_bytes = payload.body.len() as u32;
-        // Sending fails only if the run was dropped. No report needs the sample then.
-        let _sent = self.samples.send(Sample { scheduled, send_delay, latency, sent_bytes, received_bytes, outcome });
-    }
-
-    /// Sends `payload`, and returns the outcome and the length of the answer's body in bytes.
-    async fn exchange(&self, payload: &Payload) -> (RequestOutcome, u32) {
         let answer = async {
             loop {
                 let reused = self.idle_connection();
@@ -253,7 +262,9 @@ impl LoadSender {
                     // would be that large.
                     None => Box::pin(ClientConnection::open(self.target.address)).await?,
                 };
-                match connection.exchange(self.target.request(payload)).await {
+                let mut request = self.target.request(payload);
+                request.headers_mut().insert(header::REQUEST_ID, self.request_ids.header(index));
+                match connection.exchange(request).await {
                     // The server closed the idle connection before the request was written. Try another connection.
                     Err(Error::Unsent) if !is_new => {}
                     Err(error) => return Err(error),
@@ -265,8 +276,12 @@ impl LoadSender {
             }
         };
         match answer.await {
-            Ok((status, body)) => (answer::outcome(status, &body, payload.label.as_deref()), body.len() as u32),
-            Err(error) => (RequestOutcome::Failed { code: error.code().into() }, 0),
+            Ok((status, body)) => Exchange {
+                status: Some(status),
+                received_bytes: body.len() as u32,
+                answer: answer::read(status, &body, payload.label.as_deref()),
+            },
+            Err(error) => Exchange::failed(error.code()),
         }
     }
 
@@ -277,6 +292,96 @@ impl LoadSender {
             if connection.is_open() {
                 return Some(connection);
             }
+        }
+    }
+}
+
+/// The outcome of sending one request.
+struct Exchange {
+    /// The HTTP status; `None` without an answer.
+    status: Option<StatusCode>,
+    /// Length of the answer's body, in bytes.
+    received_bytes: u32,
+    answer: Answer,
+}
+
+impl Exchange {
+    /// A request without an answer, which failed with `code`.
+    fn failed(code: &'static str) -> Self {
+        Self { status: None, received_bytes: 0, answer: Answer::failed(code) }
+    }
+}
+
+/// A request that is due, until it has ended. If it is dropped before, because loadgen does not wait any longer, its
+/// sample says that it is unfinished.
+struct DueRequest {
+    client: Arc<LoadSender>,
+    index: usize,
+    scheduled: Duration,
+    send_delay: Duration,
+    has_ended: bool,
+}
+
+impl DueRequest {
+    /// Request `index`, which is due now, and was scheduled for `scheduled`.
+    fn new(client: &Arc<LoadSender>, index: usize, scheduled: Duration) -> Self {
+        client.started.fetch_add(1, Ordering::Relaxed);
+        Self { client: client.clone(), index, scheduled, send_delay: Duration::ZERO, has_ended: false }
+    }
+
+    /// Sends the request, waits for its end and records its sample. Returns whether there was a connection to send it
+    /// over.
+    async fn send(mut self) -> bool {
+        let client = self.client.clone();
+        let _permit = client.connections.acquire().await.expect("the semaphore is never closed");
+        self.send_delay = self.latency();
+        let left = client.target.timeout.saturating_sub(self.send_delay);
+        let in_time = async {
+            if left.is_zero() { None } else { tokio::time::timeout(left, client.exchange(self.index)).await.ok() }
+        };
+        let exchange = in_time.await.unwrap_or_else(|| Exchange::failed("client_timeout"));
+        let is_connected = exchange.answer.outcome.code() != Some(Error::Connect.code());
+        self.end(exchange);
+        is_connected
+    }
+
+    /// Time since the scheduled send time.
+    fn latency(&self) -> Duration {
+        self.client.start.elapsed().saturating_sub(self.scheduled)
+    }
+
+    /// Records the sample.
+    fn end(&mut self, exchange: Exchange) {
+        self.has_ended = true;
+        let Exchange { status, received_bytes, answer: Answer { outcome, replica, timing } } = exchange;
+        let image = self.index % self.client.payloads.len();
+        let sample = Sample {
+            index: self.index,
+            image,
+            scheduled: self.scheduled,
+            send_delay: self.send_delay,
+            latency: self.latency(),
+            sent_bytes: self.client.payloads[image].body.len() as u32,
+            received_bytes,
+            status: status.map(|status| status.as_u16()),
+            replica,
+            timing,
+            outcome,
+        };
+        // Sending fails only if the run was dropped. No report needs the sample then.
+        let _sent = self.client.samples.send(sample);
+    }
+}
+
+impl Drop for DueRequest {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let outcome = RequestOutcome::Unfinished;
+            self.end(Exchange {
+                status: None,
+                received_bytes: 0,
+                answer: Answer { outcome, replica: None, timing: None },
+            });
         }
     }
 }

@@ -2,13 +2,15 @@
 //! server. Pure.
 
 use crate::latencies::{Latencies, Percentiles};
-use crate::sample::Sample;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// A request that is sent later than this after its scheduled time counts as late.
-pub const LATE_AFTER: Duration = Duration::from_millis(10);
+/// A request that is sent later than this after its scheduled time counts as late, whatever the objective is.
+const MAX_DELAY: Duration = Duration::from_millis(10);
+
+/// Largest share of the objective, as a divisor, with which a request may be sent late: 1 % of it.
+const OBJECTIVE_DIVISOR: u32 = 100;
 
 /// Largest share of late requests, 0 to 1, with which a run is valid.
 const MAX_LATE_SHARE: f64 = 0.01;
@@ -18,22 +20,34 @@ const MAX_LATE_SHARE: f64 = 0.01;
 pub struct SendDelays {
     /// Time from the scheduled to the actual send time of all requests, in milliseconds.
     pub send_delay_ms: Percentiles,
-    /// Requests that were sent more than 10 ms late.
+    /// The delay above which a request counts as sent late, in milliseconds: 1 % of the objective, at most 10 ms.
+    #[serde(default = "max_delay_ms")]
+    pub late_after_ms: f64,
+    /// Requests that were sent late.
     pub late_sends: usize,
     /// Whether more than 1 % of the requests were sent late. If so, loadgen was the bottleneck, and the figures say
     /// nothing about the server.
     pub is_bottleneck: bool,
 }
 
+/// The delay above which a request counts as sent late: 1 % of `objective`, at most 10 ms.
+pub fn late_after(objective: Duration) -> Duration {
+    (objective / OBJECTIVE_DIVISOR).min(MAX_DELAY)
+}
+
+/// The limit of the versions whose reports do not have it.
+fn max_delay_ms() -> f64 {
+    MAX_DELAY.as_secs_f64() * 1e3
+}
+
 impl SendDelays {
-    /// Computes the send delays of a run.
-    pub fn new(samples: &[Sample]) -> Self {
-        let late_sends = samples.iter().filter(|sample| sample.send_delay > LATE_AFTER).count();
-        let delays: Latencies = samples.iter().map(|sample| sample.send_delay).collect();
+    /// The send delays of a run with `offered` requests, of which `late_sends` were sent more than `late_after` late.
+    pub fn new(delays: &Latencies, late_sends: usize, offered: usize, late_after: Duration) -> Self {
         Self {
             send_delay_ms: delays.percentiles().unwrap_or_default(),
+            late_after_ms: late_after.as_secs_f64() * 1e3,
             late_sends,
-            is_bottleneck: late_sends as f64 > MAX_LATE_SHARE * samples.len() as f64,
+            is_bottleneck: late_sends as f64 > MAX_LATE_SHARE * offered as f64,
         }
     }
 }
@@ -41,23 +55,21 @@ impl SendDelays {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::RequestOutcome;
 
     #[test]
     fn one_late_send_in_a_hundred_is_allowed() {
-        let sample = |delay_ms| Sample {
-            scheduled: Duration::ZERO,
-            send_delay: Duration::from_millis(delay_ms),
-            latency: Duration::from_millis(delay_ms),
-            sent_bytes: 0,
-            received_bytes: 0,
-            outcome: RequestOutcome::Answered { right: None },
-        };
-        let run = |late: usize| -> Vec<Sample> { (0..100).map(|n| sample(if n < late { 11 } else { 10 })).collect() };
-        let found = |late| SendDelays::new(&run(late));
-        assert_eq!((found(0).late_sends, found(0).is_bottleneck), (0, false));
-        assert_eq!((found(1).late_sends, found(1).is_bottleneck), (1, false));
-        assert_eq!((found(2).late_sends, found(2).is_bottleneck), (2, true));
-        assert!(!SendDelays::new(&[]).is_bottleneck);
+        let is_bottleneck =
+            |late, offered| SendDelays::new(&Latencies::default(), late, offered, MAX_DELAY).is_bottleneck;
+        assert!(!is_bottleneck(0, 100) && !is_bottleneck(1, 100) && is_bottleneck(2, 100));
+        assert!(!is_bottleneck(0, 0));
+    }
+
+    #[test]
+    fn a_send_is_late_after_a_hundredth_of_the_objective() {
+        let milliseconds = Duration::from_millis;
+        for (objective, expected) in [(500, milliseconds(5)), (2000, milliseconds(10)), (50, Duration::from_micros(500))]
+        {
+            assert_eq!(late_after(milliseconds(objective)), expected);
+        }
     }
 }

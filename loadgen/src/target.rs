@@ -1,6 +1,7 @@
 //! The server that receives the load: its address, and the parts that all requests have in common.
 
 use crate::payload::Payload;
+use crate::request_id::RequestIds;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -61,6 +62,12 @@ impl LoadTarget {
         }
         headers.extend(extra.iter().cloned());
         Ok(Self { address, timeout, path: path(uri, top_k)?, headers })
+    }
+
+    /// The ids of the requests of one load: new ones, or the id that the user gave as a header.
+    pub fn request_ids(&self) -> RequestIds {
+        let given = self.headers.get(header::REQUEST_ID).cloned();
+        given.map_or_else(|| RequestIds::numbered(rand::random()), RequestIds::Fixed)
     }
 
     /// A request with `payload` as its body.

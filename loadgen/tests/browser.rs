@@ -4,9 +4,12 @@
 use loadgen::compare::{RunComparison, RunGroup};
 use loadgen::measure::Measurement;
 use loadgen::payload::BodyFormat;
+use loadgen::recording::{Record, RunRecording};
 use loadgen::report::{RunReport, RunSetup, html};
+use loadgen::request_id::RequestIds;
 use loadgen::sample::{RequestOutcome, Sample};
 use loadgen::server_metrics::ServerMetrics;
+use service::wire::Timing;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -33,8 +36,19 @@ fn report(slowness: u64) -> RunReport {
         } else {
             RequestOutcome::Answered { right: Some(true) }
         };
-        let latency = Duration::from_secs_f64(wave * slowness as f64 / 1e3);
-        Sample { scheduled, send_delay: Duration::ZERO, latency, sent_bytes: 38_000, received_bytes: 300, outcome }
+        Sample {
+            index,
+            image: 0,
+            scheduled,
+            send_delay: Duration::ZERO,
+            latency: Duration::from_secs_f64(wave * slowness as f64 / 1e3),
+            sent_bytes: 38_000,
+            received_bytes: 300,
+            status: Some(200),
+            replica: Some("<replica>".into()),
+            timing: Some(Timing::default()),
+            outcome,
+        }
     };
     let metrics = |second: u64| ServerMetrics {
         at_seconds: second as f64 + 0.3,
@@ -42,13 +56,12 @@ fn report(slowness: u64) -> RunReport {
         replicas: Some(1.0 + (second / 100 % 3) as f64),
         desired_replicas: Some(1.0 + ((second + 3) / 100 % 3) as f64),
     };
-    let measurement = Measurement {
-        samples: schedule.into_iter().enumerate().map(sample).collect(),
-        server_metrics: (0..SECONDS).map(metrics).collect(),
-        length: Duration::from_secs(SECONDS),
-        unfinished: 0,
-        is_complete: true,
-    };
+    let length = Duration::from_secs(SECONDS);
+    let server_metrics = (0..SECONDS).map(metrics).collect();
+    let measurement = Measurement { server_metrics, length, unfinished: 0, is_complete: true };
+    let mut recording = RunRecording::new(Duration::from_millis(500), length, None, None, length);
+    schedule.into_iter().enumerate().for_each(|request| recording.record(&sample(request)));
+    let slowest = recording.slowest.requests(&RequestIds::numbered(1), |_| "<image>");
     let setup = RunSetup {
         name: None,
         version: "0".into(),
@@ -64,7 +77,7 @@ fn report(slowness: u64) -> RunReport {
         warmup_seconds: 0.0,
         length_seconds: SECONDS as f64,
     };
-    RunReport::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
+    RunReport::new(setup, measurement, recording, slowest, &["p95<100ms".parse().expect("a condition")])
 }
 
 /// The path of a Chromium browser on this machine; `None` if there is none.

@@ -34,6 +34,37 @@ fn answering(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String 
     format!("http://{address}/predict")
 }
 
+/// Starts a server that passes the head of every request to `answer`, and sends the text that it returns. Returns the
+/// server's URL. GET requests, which read metrics, are not passed on.
+fn served(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("the listener has an address");
+    let answer = std::sync::Arc::new(answer);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                let head = loop {
+                    let length = stream.read(&mut buffer).unwrap_or_default();
+                    request.extend_from_slice(&buffer[..length]);
+                    let end = request.windows(4).position(|window| window == b"\r\n\r\n");
+                    match end {
+                        Some(end) => break String::from_utf8_lossy(&request[..end]).into_owned(),
+                        None if length == 0 => return,
+                        None => {}
+                    }
+                };
+                if head.starts_with("POST") {
+                    let _sent = stream.write_all(answer(&head).as_bytes());
+                }
+            });
+        }
+    });
+    format!("http://{address}/predict")
+}
+
 #[test]
 fn errors_before_a_run_name_their_reason_and_send_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -170,6 +201,72 @@ fn proxies_from_the_environment_are_not_used() {
         .expect("the program runs");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(!arrivals.times().is_empty());
+}
+
+#[test]
+fn a_request_can_be_found_again_by_its_id() {
+    let ids = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = ids.clone();
+    let url = served(move |request| {
+        let id = request.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("x-request-id: ").map(str::to_owned));
+        let mut ids = seen.lock().expect("no thread panics");
+        ids.push(id.expect("each request has an id"));
+        // The third request is slow.
+        if ids.len() == 3 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{ANSWER}", ANSWER.len())
+    });
+    let run = run(&["--url", &url, "--rate=10", "--duration=1s", "--arrivals=uniform"]);
+    let ids = ids.lock().expect("no thread panics").clone();
+    let logged: Vec<String> = run.requests.iter().map(|request| request.request_id.clone()).collect();
+    assert_eq!(logged, ids);
+    let slowest = &run.report["slowest"][0];
+    assert_eq!(slowest["request_id"], ids[2].as_str());
+    assert!(slowest["latency_ms"].as_f64() > Some(300.0) && slowest["parts_ms"]["rest"].as_f64() > Some(250.0), "{slowest}");
+    let row = &run.requests[2];
+    assert_eq!([&*row.image, &*row.status, &*row.replica, &*row.total_ms], ["generated 2", "200", "r", "0"]);
+    assert!(String::from_utf8_lossy(&run.output.stdout).contains(&format!("{} (generated 2)", ids[2])));
+    let own = common::run(&["--url", &url, "--rate=5", "--duration=1s", "--header=x-request-id: mine"]);
+    assert!(own.requests.iter().all(|request| request.request_id == "mine"), "{:?}", own.requests);
+}
+
+#[test]
+fn requests_that_have_missed_the_objective_when_the_user_stops_count_as_missed() {
+    let url = answering(|_stream| std::thread::sleep(Duration::from_secs(60)));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("run.json");
+    let child = program()
+        .args(["run", "--rate=50", "--duration=60s", "--arrivals=uniform", "--generate=3", "--objective=2500ms", "--url", &url])
+        .arg("--json")
+        .arg(&json)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    std::thread::sleep(Duration::from_secs(2));
+    kill_process(Pid::from_child(&child), Signal::INT).expect("the program runs");
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
+    let number = |value: &Value| value.as_u64().expect("a number");
+    // loadgen waits 2 s after the stop. The requests of the first 1.5 s have waited 2.5 s then, and the others less.
+    let (missed, unfinished) = (number(&report["summary"]["errors"]["unfinished"]), number(&report["unfinished"]));
+    assert!(missed >= 50 && unfinished >= 15, "{missed} {unfinished}");
+    assert_eq!((number(&report["summary"]["failed"]), number(&report["summary"]["offered"])), (missed, missed));
+    assert_eq!(report["summary"]["attainment"], 0.0);
+}
+
+#[test]
+fn a_closed_load_backs_off_while_connections_are_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/predict", listener.local_addr().expect("an address"));
+    // loadgen connects once before the run. The server is gone after that.
+    let server = std::thread::spawn(move || drop(listener.accept()));
+    let run = run(&["--url", &url, "--closed=2", "--duration=2s"]);
+    server.join().expect("the server has ended");
+    let failed = run.report["summary"]["errors"]["connect"].as_u64().unwrap_or_default();
+    assert!((6..60).contains(&failed), "{failed} refused connections in 2 s");
 }
 
 #[test]

@@ -86,8 +86,8 @@ impl From<ArrivalProcess> for String {
 /// *Introduction to Stochastic Processes*, 1975, pp. 94–101). [`ArrivalProcess::Replayed`] is the exception: its times
 /// are drawn uniformly within each second.
 #[derive(Debug)]
-pub struct ArrivalTimes<'a> {
-    workload: &'a Workload,
+pub struct ArrivalTimes {
+    workload: Workload,
     process: ArrivalProcess,
     rng: ChaCha8Rng,
     /// The next point of the process of rate one, as a number of requests since the start.
@@ -103,9 +103,9 @@ pub struct ArrivalTimes<'a> {
     within: f64,
 }
 
-impl<'a> ArrivalTimes<'a> {
+impl ArrivalTimes {
     /// The send times of `workload`. The same arguments give the same times.
-    pub fn new(workload: &'a Workload, process: ArrivalProcess, seed: u64) -> Self {
+    pub fn new(workload: Workload, process: ArrivalProcess, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Uniform arrivals begin after half a gap. After a whole gap, the last request would fall on the end of the
         // workload, and would be lost.
@@ -151,7 +151,7 @@ impl<'a> ArrivalTimes<'a> {
     }
 }
 
-impl Iterator for ArrivalTimes<'_> {
+impl Iterator for ArrivalTimes {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -178,7 +178,7 @@ fn gap(process: ArrivalProcess, rng: &mut ChaCha8Rng) -> f64 {
 
 /// All send times of `workload`, ascending. Each is a time since the start. The same arguments give the same times.
 pub fn schedule(workload: &Workload, process: ArrivalProcess, seed: u64) -> Vec<Duration> {
-    ArrivalTimes::new(workload, process, seed).collect()
+    ArrivalTimes::new(workload.clone(), process, seed).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The live screen: fills the terminal with the progress of a run, and reads the keyboard.
 
-use super::{RunInfo, UserInput, window};
+use super::{RunInfo, UserInput, attainment, window};
 use crate::latencies::format_ms;
 use crate::progress::{Progress, Second};
 use ratatui::backend::CrosstermBackend;
@@ -113,14 +113,14 @@ fn latency_lines(progress: &Progress, objective_ms: f64) -> Vec<Line<'static>> {
         figure("p50", format_ms(latency.map(|latency| latency.p50))),
         figure("p95", format_ms(latency.map(|latency| latency.p95))),
         figure("p99", format_ms(latency.map(|latency| latency.p99))),
-        figure("in time", format!("{:.2} % within {objective_ms:.0} ms", progress.attainment_percent())),
+        figure("in time", format!("{} within {objective_ms:.0} ms", attainment(progress))),
     ]
 }
 
 fn error_lines(progress: &Progress) -> Vec<Line<'static>> {
     let mut counts: Vec<(&String, &usize)> = progress.errors.iter().collect();
     counts.sort_by(|a, b| b.1.cmp(a.1));
-    let mut lines = vec![figure("requests", format!("{} of {}", progress.failed(), progress.ended))];
+    let mut lines = vec![figure("requests", format!("{} of {}", progress.failed, progress.counted))];
     lines.extend(counts.iter().take(3).map(|(code, count)| Line::from(format!("{count} × {code}")).red()));
     lines
 }
@@ -154,7 +154,7 @@ fn draw_history(frame: &mut Frame, area: Rect, progress: &Progress, objective_ms
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{RequestOutcome, Sample};
+    use crate::sample::tests::{ANSWERED, failed, sample};
     use crate::server_metrics::ServerMetrics;
     use ratatui::backend::TestBackend;
 
@@ -165,21 +165,13 @@ mod tests {
             length: Duration::from_secs(60),
             objective: Duration::from_millis(500),
         };
-        let mut progress = Progress::default();
+        let mut progress = Progress::new(Duration::ZERO, info.objective);
         for second in 0..30 {
             let outcome = match second % 10 {
-                9 => RequestOutcome::Failed { code: "queue_full".into() },
-                _ => RequestOutcome::Answered { right: Some(true) },
+                9 => failed("queue_full"),
+                _ => ANSWERED,
             };
-            let sample = Sample {
-                scheduled: Duration::from_secs(second),
-                send_delay: Duration::ZERO,
-                latency: Duration::from_millis(620),
-                sent_bytes: 1,
-                received_bytes: 1,
-                outcome,
-            };
-            progress.record(&sample, info.objective);
+            progress.record(&sample(1000 * second, 620, outcome));
             let metrics = ServerMetrics {
                 at_seconds: 1.0,
                 queue_length: Some(17.0),

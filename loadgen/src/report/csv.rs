@@ -1,14 +1,9 @@
-//! A run as CSV: a row for every second, or a row for every request.
+//! A run as CSV, with a row for every second.
 
 use super::RunReport;
 use crate::latencies::Percentiles;
-use crate::sample::{RequestOutcome, Sample};
 use anyhow::{Context, Result};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
 
 /// The columns of the file that has a row for every second. A column's name ends with its unit, if it has one.
 const SECOND_COLUMNS: [&str; 13] = [
@@ -26,10 +21,6 @@ const SECOND_COLUMNS: [&str; 13] = [
     "replicas",
     "desired_replicas",
 ];
-
-/// The columns of the file that has a row for every request. Times are in microseconds.
-const REQUEST_COLUMNS: [&str; 7] =
-    ["scheduled_us", "send_delay_us", "latency_us", "outcome", "right", "sent_bytes", "received_bytes"];
 
 /// Writes a CSV file with a row for every second. The cell of a figure that was not measured is empty.
 ///
@@ -60,39 +51,6 @@ pub fn write_seconds(report: &RunReport, path: &Path) -> Result<()> {
             ])?;
         }
         Ok(csv.flush()?)
-    };
-    write().with_context(|| format!("write {}", path.display()))
-}
-
-/// Writes a CSV file with a row for every request, compressed with gzip.
-///
-/// # Errors
-/// If the file cannot be written; the message names it.
-pub fn write_requests(samples: &[Sample], path: &Path) -> Result<()> {
-    let micros = |duration: Duration| duration.as_micros().to_string();
-    let write = || -> Result<()> {
-        let mut csv = csv::Writer::from_writer(GzEncoder::new(File::create(path)?, Compression::default()));
-        csv.write_record(REQUEST_COLUMNS)?;
-        for sample in samples {
-            let (outcome, right) = match &sample.outcome {
-                RequestOutcome::Answered { right } => {
-                    ("answered", right.map_or(String::new(), |right| right.to_string()))
-                }
-                RequestOutcome::Failed { code } => (code.as_ref(), String::new()),
-            };
-            csv.write_record([
-                &micros(sample.scheduled),
-                &micros(sample.send_delay),
-                &micros(sample.latency),
-                outcome,
-                &right,
-                &sample.sent_bytes.to_string(),
-                &sample.received_bytes.to_string(),
-            ])?;
-        }
-        let gzip = csv.into_inner().map_err(|error| error.into_error())?;
-        gzip.finish()?;
-        Ok(())
     };
     write().with_context(|| format!("write {}", path.display()))
 }

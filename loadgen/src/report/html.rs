@@ -4,6 +4,7 @@
 
 use super::{RunReport, terminal};
 use crate::compare::RunComparison;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 const UPLOT_SCRIPT: &str = include_str!("page/vendor/uPlot.iife.min.js");
@@ -12,13 +13,18 @@ const PAGE: &str = include_str!("page/page.html");
 const RUN_SCRIPT: &str = include_str!("page/run.js");
 const COMPARISON_SCRIPT: &str = include_str!("page/comparison.js");
 
+/// The data of the page of one run. It is written as JSON at once: a JSON value of the seconds of a whole day would take
+/// hundreds of megabytes.
+#[derive(Serialize)]
+struct PageData<'a> {
+    #[serde(flatten)]
+    report: &'a RunReport,
+    text: String,
+}
+
 /// The page of one run.
 pub fn page(report: &RunReport) -> String {
-    let mut data = serde_json::to_value(report).expect("a report is JSON");
-    // The page does not use the encoded histogram.
-    data["histogram"] = Value::Null;
-    data["text"] = terminal::summary(report).into();
-    fill_page("Roundhouse load report", RUN_SCRIPT, &data)
+    fill_page("Roundhouse load report", RUN_SCRIPT, &PageData { report, text: terminal::summary(report) })
 }
 
 /// The page that compares several runs.
@@ -55,9 +61,10 @@ fn plot_data(name: &str, group: usize, report: &RunReport) -> Value {
 }
 
 /// Fills title, script and data into the page.
-fn fill_page(title: &str, script: &str, data: &Value) -> String {
+fn fill_page(title: &str, script: &str, data: &impl Serialize) -> String {
+    let data = serde_json::to_string(data).expect("a report is JSON");
     // `</script>` within the data would end the script. In JSON strings, the escape means the same as `<`.
-    let data = data.to_string().replace('<', "\\u003c");
+    let data = data.replace('<', "\\u003c");
     // The data is filled in last, so that text in it is not taken for a placeholder.
     PAGE.replace("PAGE_TITLE", title)
         .replace("/*UPLOT_STYLE*/", UPLOT_STYLE)

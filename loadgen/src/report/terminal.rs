@@ -3,8 +3,9 @@
 use super::{RunReport, RunSetup};
 use crate::capacity::{CapacityReport, RateTrial};
 use crate::condition::ConditionResult;
-use crate::latencies::{Percentiles, format_ms};
+use crate::latencies::{Percentiles, format_ms, format_or_never};
 use crate::send_delay::SendDelays;
+use crate::slowest::SlowRequest;
 use crate::summary::RunSummary;
 use crate::usage::ReplicaUsage;
 
@@ -14,7 +15,7 @@ pub fn summary(report: &RunReport) -> String {
     let mut lines = Vec::new();
     if !report.is_complete {
         lines.push(format!(
-            "PARTIAL     stopped after {:.1} s; {} requests were still in flight",
+            "PARTIAL     stopped after {:.1} s; {} requests were still in flight, and had not missed the objective yet",
             setup.length_seconds, report.unfinished
         ));
     }
@@ -31,6 +32,7 @@ pub fn summary(report: &RunReport) -> String {
     if setup.skipped_images > 0 {
         lines.push(format!("images      {} files could not be read and were skipped", setup.skipped_images));
     }
+    lines.extend(slowest_lines(&report.slowest));
     lines.extend(send_delay_line(&report.send_delays));
     lines.extend(report.thresholds.iter().map(|result| format!("threshold   {result}")));
     lines.join("\n")
@@ -45,7 +47,7 @@ fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
     ];
     lines.extend(summary.errors.iter().map(|(code, count)| format!("            {count} × {code}")));
     lines.push(format!(
-        "latency     p50 {}, p90 {}, p95 {}, p99 {}, p99.9 {}, max {}",
+        "latency     p50 {}, p90 {}, p95 {}, p99 {}, p99.9 {}, max {} (of the answered requests)",
         latency(|latency| latency.p50),
         latency(|latency| latency.p90),
         latency(|latency| latency.p95),
@@ -53,12 +55,49 @@ fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
         latency(|latency| latency.p999),
         latency(|latency| latency.max)
     ));
+    if summary.failed > 0 {
+        let offered = summary.offered_latency_ms;
+        lines.push(format!(
+            "            p50 {}, p90 {}, p95 {}, p99 {}, p99.9 {} (of all offered requests; a failed one is never answered)",
+            format_or_never(offered.p50),
+            format_or_never(offered.p90),
+            format_or_never(offered.p95),
+            format_or_never(offered.p99),
+            format_or_never(offered.p999)
+        ));
+    }
     lines.push(format!("attainment  {:.2} % within {:.0} ms", 100.0 * summary.attainment, setup.objective_ms));
     lines.push(format!(
         "goodput     {:.1} good answers per second (right, and within the objective), of {:.1} answers per second",
         summary.goodput_per_second, summary.throughput_per_second
     ));
+    let late = summary.answered - summary.answered_within_run.min(summary.answered);
+    if late > 0 {
+        lines.push(format!("            {late} answers came after the end of the run, and are in neither of these rates"));
+    }
     lines
+}
+
+/// The lines about the slowest requests: a line for each, with its id and the parts of its latency.
+fn slowest_lines(slowest: &[SlowRequest]) -> Vec<String> {
+    let line = |(index, request): (usize, &SlowRequest)| {
+        let SlowRequest { request_id, image, at_seconds, latency_ms, code, replica, parts_ms, .. } = request;
+        let head = if index == 0 { "slowest" } else { "" };
+        let outcome = code.as_ref().map_or_else(String::new, |code| format!(", {code}"));
+        let replica = replica.as_ref().map_or_else(String::new, |replica| format!(", by {replica}"));
+        let parts = [
+            ("sent late", Some(parts_ms.send_delay)),
+            ("queue", parts_ms.queue),
+            ("decode", parts_ms.decode),
+            ("batch", parts_ms.batch),
+            ("inference", parts_ms.inference),
+            ("rest", Some(parts_ms.rest)),
+        ];
+        let parts = parts.into_iter().filter_map(|(name, part)| Some(format!("{name} {:.1}", part?)));
+        let parts = parts.collect::<Vec<_>>().join(", ");
+        format!("{head:<11} {latency_ms:.1} ms = {parts}: {request_id} ({image}) at {at_seconds:.3} s{replica}{outcome}")
+    };
+    slowest.iter().enumerate().map(line).collect()
 }
 
 /// The line about the use of replicas.
@@ -76,8 +115,9 @@ fn usage_line(usage: &ReplicaUsage) -> String {
 
 /// The line about late requests; `None` if there are none.
 fn send_delay_line(delays: &SendDelays) -> Option<String> {
-    let SendDelays { send_delay_ms, late_sends, is_bottleneck } = delays;
-    let late = format!("{late_sends} requests were sent over 10 ms late (p99 {:.1} ms)", send_delay_ms.p99);
+    let SendDelays { send_delay_ms, late_after_ms, late_sends, is_bottleneck } = delays;
+    let late =
+        format!("{late_sends} requests were sent over {late_after_ms} ms late (p99 {:.1} ms)", send_delay_ms.p99);
     if *is_bottleneck {
         Some(format!(
             "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing about \

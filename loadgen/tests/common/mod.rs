@@ -48,7 +48,7 @@ pub struct FinishedRun {
     pub output: Output,
     /// The report that `--json` wrote.
     pub report: Value,
-    /// The rows that `--log` wrote.
+    /// The rows that `--log` wrote, in the order of their scheduled times.
     pub requests: Vec<LoggedRequest>,
     /// The folder of the files that loadgen wrote.
     pub folder: TempDir,
@@ -60,6 +60,11 @@ pub struct LoggedRequest {
     pub scheduled: Duration,
     pub latency: Duration,
     pub outcome: String,
+    pub request_id: String,
+    pub image: String,
+    pub status: String,
+    pub replica: String,
+    pub total_ms: String,
 }
 
 /// Runs `loadgen run` with `flags`, `--json` and `--log` to its end.
@@ -85,7 +90,18 @@ fn read_log(path: &Path) -> Vec<LoggedRequest> {
     let row = |row: csv::Result<csv::StringRecord>| {
         let row = row.expect("the log is CSV");
         let micros = |column: usize| Duration::from_micros(row[column].parse().expect("a number"));
-        LoggedRequest { scheduled: micros(0), latency: micros(2), outcome: row[3].to_owned() }
+        LoggedRequest {
+            scheduled: micros(0),
+            latency: micros(2),
+            outcome: row[3].to_owned(),
+            request_id: row[7].to_owned(),
+            image: row[8].to_owned(),
+            status: row[9].to_owned(),
+            replica: row[10].to_owned(),
+            total_ms: row[15].to_owned(),
+        }
     };
-    rows.records().map(row).collect()
+    let mut requests: Vec<LoggedRequest> = rows.records().map(row).collect();
+    requests.sort_by_key(|request| request.scheduled);
+    requests
 }

@@ -1,15 +1,16 @@
 const { setup, summary, punctuality: sendDelays, seconds, glimpses: serverMetrics, thresholds, distribution } = report;
 add(page, "p", `${setup.load}${setup.arrivals ? `, ${setup.arrivals} arrivals` : ""}, seed ${setup.seed}, ${setup.pictures} images (${setup.form}), to ${setup.url}, ${setup.started_at}`, "setup");
 if (!report.is_complete) add(page, "p", `Stopped after ${setup.length_seconds.toFixed(1)} s; ${report.unfinished} requests were still in flight.`, "warning");
-if (sendDelays.is_bottleneck) add(page, "p", `${sendDelays.late_sends} requests were sent over 10 ms late: loadgen was the bottleneck, and the figures say nothing about the server.`, "warning");
+if (sendDelays.is_bottleneck) add(page, "p", `${sendDelays.late_sends} requests were sent over ${sendDelays.late_after_ms} ms late: loadgen was the bottleneck, and the figures say nothing about the server.`, "warning");
 for (const result of thresholds.filter((result) => !result.held)) add(page, "p", `Breached: ${result.condition}`, "warning");
 const figures = add(page, "div", undefined, "figures");
 const { usage } = summary;
+const orNever = (value) => (value === null ? "never" : ms(value));
 for (const [value, name] of [
   [percent(summary.attainment), `within ${ms(setup.objective_ms)}`],
-  [ms(summary.latency_ms?.p50), "median latency"],
-  [ms(summary.latency_ms?.p95), "p95 latency"],
-  [ms(summary.latency_ms?.p99), "p99 latency"],
+  [orNever(summary.offered_latency_ms.p50), "median latency of all offered"],
+  [orNever(summary.offered_latency_ms.p95), "p95 of all offered"],
+  [orNever(summary.offered_latency_ms.p99), "p99 of all offered"],
   [summary.offered, "requests offered"],
   [summary.failed, "failed"],
   [summary.accuracy === null ? "–" : percent(summary.accuracy), "right answers"],

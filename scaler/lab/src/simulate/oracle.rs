@@ -58,7 +58,7 @@ pub fn run(trial: &Trial, goal: f64) -> TrialOutcome {
     let trial = &Trial { plant, ..trial.clone() };
     let seconds = trial.workload.per_second.len();
     let mut arrivals = vec![0.0; seconds];
-    for at in ArrivalTimes::new(trial.workload, trial.process, trial.seed) {
+    for at in ArrivalTimes::new(trial.workload.clone(), trial.process, trial.seed) {
         arrivals[(at.as_secs() as usize).min(seconds - 1)] += 1.0;
     }
     let oracle = Oracle { trial, goal, arrivals, startup: trial.plant.startup.as_secs_f64().ceil() as usize };

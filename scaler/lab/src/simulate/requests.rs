@@ -31,7 +31,7 @@ pub fn generate<'a>(
     seed: u64,
 ) -> impl Iterator<Item = PlantRequest> + 'a {
     let mut rng = Stream::ServiceTimes.rng(seed);
-    let arrivals = ArrivalTimes::new(workload, process, seed);
+    let arrivals = ArrivalTimes::new(workload.clone(), process, seed);
     arrivals.map(move |at| PlantRequest { arrived: at.as_nanos() as u64, service_time: service_times.draw(&mut rng) })
 }
 

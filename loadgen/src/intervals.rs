@@ -1,0 +1,172 @@
+//! The figures of the consecutive intervals of a run, such as its seconds. Keeps the latencies of an interval only while
+//! answers to its requests may come. Pure.
+
+use crate::latencies::Latencies;
+use crate::sample::Sample;
+use crate::summary::IntervalSummary;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Largest number of latencies that are kept one by one: 1 MiB. More are kept in a histogram, which needs 1 to 3 MB.
+const MAX_SINGLE: usize = 1 << 16;
+
+/// The figures of each interval so far.
+#[derive(Debug, Clone)]
+pub struct Intervals {
+    objective: Duration,
+    /// Length of an interval, in seconds; at least 1.
+    step: usize,
+    /// The figures of the intervals from the first one on. The percentiles of open intervals are still absent.
+    rows: Vec<IntervalSummary>,
+    /// The latencies of the last intervals, which are open.
+    open: VecDeque<OpenInterval>,
+}
+
+/// The latencies of the answered requests of an interval.
+#[derive(Debug, Clone)]
+enum OpenInterval {
+    /// Each latency.
+    Single(Vec<Duration>),
+    /// A histogram of more than [`MAX_SINGLE`] latencies.
+    Histogram(Box<Latencies>),
+}
+
+impl OpenInterval {
+    fn record(&mut self, latency: Duration) {
+        match self {
+            Self::Single(latencies) if latencies.len() < MAX_SINGLE => latencies.push(latency),
+            Self::Single(latencies) => {
+                let mut histogram: Latencies = latencies.drain(..).collect();
+                histogram.record(latency);
+                *self = Self::Histogram(Box::new(histogram));
+            }
+            Self::Histogram(histogram) => histogram.record(latency),
+        }
+    }
+
+    fn into_latencies(self) -> Latencies {
+        match self {
+            Self::Single(latencies) => latencies.into_iter().collect(),
+            Self::Histogram(histogram) => *histogram,
+        }
+    }
+}
+
+impl Intervals {
+    /// Intervals of `step` seconds each.
+    ///
+    /// # Panics
+    /// If `step` is zero.
+    pub fn new(objective: Duration, step: usize) -> Self {
+        assert!(step > 0, "an interval has a length");
+        Self { objective, step, rows: Vec::new(), open: VecDeque::new() }
+    }
+
+    /// Counts a request that has ended into the interval of its scheduled send time. If that interval is closed, its
+    /// percentiles leave the request out.
+    pub fn record(&mut self, sample: &Sample) {
+        let index = sample.scheduled.as_secs() as usize / self.step;
+        while self.rows.len() <= index {
+            self.open_next();
+        }
+        let row = &mut self.rows[index];
+        row.offered += 1;
+        row.within_objective += usize::from(sample.is_within(self.objective));
+        row.failed += usize::from(!sample.is_answered());
+        let first_open = self.rows.len() - self.open.len();
+        if sample.is_answered()
+            && let Some(open) = index.checked_sub(first_open)
+        {
+            self.open[open].record(sample.latency);
+        }
+    }
+
+    /// Closes the intervals that end at or before `time`: computes their percentiles, and forgets their latencies.
+    pub fn close_before(&mut self, time: Duration) {
+        let closed = time.as_secs() as usize / self.step;
+        while self.rows.len() - self.open.len() < closed
+            && let Some(open) = self.open.pop_front()
+        {
+            let index = self.rows.len() - self.open.len() - 1;
+            self.rows[index].latency_ms = open.into_latencies().percentiles();
+        }
+    }
+
+    /// The figures of a run of `length`. The last interval may be shorter. An interval without requests is included.
+    pub fn finish(mut self, length: Duration) -> Vec<IntervalSummary> {
+        self.close_before(Duration::MAX);
+        let seconds = length.as_secs_f64().ceil() as usize;
+        let count = seconds.div_ceil(self.step);
+        self.rows.truncate(count);
+        while self.rows.len() < count {
+            self.open_next();
+        }
+        if let Some(last) = self.rows.last_mut() {
+            last.seconds = seconds - last.second;
+        }
+        self.rows
+    }
+
+    fn open_next(&mut self) {
+        let second = self.rows.len() * self.step;
+        self.rows.push(IntervalSummary { second, seconds: self.step, ..IntervalSummary::default() });
+        self.open.push_back(OpenInterval::Single(Vec::new()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::tests::{ANSWERED, failed, sample};
+
+    fn intervals(step: usize, samples: &[Sample]) -> Intervals {
+        let mut intervals = Intervals::new(Duration::from_millis(500), step);
+        samples.iter().for_each(|sample| intervals.record(sample));
+        intervals
+    }
+
+    #[test]
+    fn every_second_has_its_row() {
+        let run = [
+            sample(100, 50, ANSWERED),
+            sample(2100, 1, failed("queue_full")),
+            sample(900, 700, ANSWERED),
+            sample(200, 60, ANSWERED),
+            sample(2400, 40, ANSWERED),
+        ];
+        let rows_of = |step| intervals(step, &run).finish(Duration::from_millis(2500));
+        let rows = rows_of(1);
+        let counts: Vec<_> = rows.iter().map(|row| (row.offered, row.within_objective, row.failed)).collect();
+        assert_eq!(counts, [(3, 2, 0), (0, 0, 0), (2, 1, 1)]);
+        assert!(rows[1].latency_ms.is_none());
+        let wide: Vec<_> = rows_of(2).iter().map(|row| (row.second, row.seconds, row.offered)).collect();
+        assert_eq!(wide, [(0, 2, 3), (2, 1, 2)]);
+        assert_eq!(intervals(1, &[]).finish(Duration::from_secs(2)).len(), 2);
+        assert_eq!(intervals(1, &run).finish(Duration::from_secs(1)).len(), 1, "the user stopped the run");
+    }
+
+    #[test]
+    fn a_closed_interval_has_forgotten_its_latencies_and_kept_its_percentiles() {
+        let mut intervals = intervals(1, &[sample(100, 50, ANSWERED), sample(1100, 70, ANSWERED)]);
+        intervals.close_before(Duration::from_millis(1999));
+        assert_eq!(intervals.open.len(), 1);
+        intervals.close_before(Duration::from_secs(60));
+        assert!(intervals.open.is_empty());
+        intervals.record(&sample(1200, 1000, ANSWERED));
+        intervals.record(&sample(61_000, 80, ANSWERED));
+        let rows = intervals.finish(Duration::from_secs(62));
+        let slowest = |second: usize| rows[second].latency_ms.map(|latency| latency.max.round());
+        assert_eq!((slowest(0), slowest(1), slowest(61)), (Some(50.0), Some(70.0), Some(80.0)));
+        assert_eq!((rows[1].offered, rows[1].within_objective), (2, 1));
+    }
+
+    #[test]
+    fn many_latencies_have_the_percentiles_of_few() {
+        let count = 2 * MAX_SINGLE as u64;
+        let latency = |index: u64| 1 + index % 1000;
+        let many: Vec<Sample> = (0..count).map(|index| sample(0, latency(index), ANSWERED)).collect();
+        let rows = intervals(1, &many).finish(Duration::from_secs(1));
+        let exact = many.iter().map(|sample| sample.latency).collect::<Latencies>().percentiles();
+        assert_eq!((rows[0].offered as u64, rows[0].latency_ms), (count, exact));
+    }
+}
