@@ -1,19 +1,19 @@
 //! `bench loadgen`: how exactly loadgen keeps to its schedule, whether its report matches the requests that were sent,
-//! and its processor time for a request next to that of oha at the same rate and body. The stub replica that answers
-//! runs on one core, the sender on another.
+//! its memory, and its processor time for a request next to that of oha at the same rate and body. The stub replica
+//! that answers runs on one core, the sender on another.
 
 mod oha;
 
 use crate::output::Output;
 use crate::statistics::{median, median_ratio, quantile};
 use crate::stub::{Record, StubReplicas, StubSettings, ThreadBehavior};
-use crate::{cores, images, processor_time};
+use crate::{cores, images, memory, processor_time, progress};
 use anyhow::{Context, Result, ensure};
 use harness::{paths, steal};
 use oha::Oha;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,17 @@ const SENDER_CORE: u32 = 1;
 
 /// Rates at which loadgen is compared with oha, in requests per second. The schedule is measured at the first rate,
 /// too.
-const RATES: [u32; 2] = [2000, 200];
+const RATES: [u32; 3] = [2000, 200, 10_000];
+
+/// Size of the small body that loadgen and oha send, in bytes.
+const SMALL_BYTES: usize = 200;
+
+/// A PNG image of one pixel. A server ignores bytes after its end.
+const PIXEL: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x04\0\0\0\xb5\x1c\x0c\x02\0\0\0\x0bIDATx\xdac\
+    d`\0\0\0\x06\0\x020\x81\xd0/\0\0\0\0IEND\xaeB`\x82";
+
+/// Requests that are in flight while the memory of loadgen is measured.
+const CLOSED: u32 = 16;
 
 /// The rate, in requests per second, at which the gaps between arrivals are compared with an exponential distribution.
 /// The gaps are far longer than the delays of waking a thread, which would distort the distribution.
@@ -54,6 +64,9 @@ pub(crate) struct Options {
     /// Seconds that loadgen and oha send in each round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// Seconds for which loadgen sends as fast as it can while its memory is measured
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(4..=86_400))]
+    memory_seconds: u32,
 }
 
 /// Runs all measurements, prints the figures, and writes them to the file of `--json`.
@@ -69,6 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "schedule": schedule(&folder)?,
             "stall": stall(&folder)?,
             "log": log(&folder)?,
+            "memory": memory(options, &folder)?,
             "cost": cost(options, &oha, &folder)?,
         }))
     })?;
@@ -85,16 +99,18 @@ fn start_stub(behavior: ThreadBehavior) -> Result<StubReplicas> {
     })
 }
 
-/// Runs `loadgen run` on the sender's core against `stub`. Returns loadgen's report.
+/// Runs `loadgen run` on the sender's core against `stub`, with the large image. Returns loadgen's report.
 fn send(folder: &Path, stub: &StubReplicas, flags: &[&str]) -> Result<Value> {
+    send_images(&folder.join("images"), &folder.join("report.json"), stub, flags)
+}
+
+/// Runs `loadgen run` on the sender's core against `stub`, with the images of a folder. Returns loadgen's report, which
+/// it also writes to `report`.
+fn send_images(images: &Path, report: &Path, stub: &StubReplicas, flags: &[&str]) -> Result<Value> {
     let url = format!("--url=http://{}/predict", stub.addresses[0]);
-    let images = format!("--pictures={}", folder.join("images").display());
+    let images = format!("--pictures={}", images.display());
     let loadgen = cores::command_on(SENDER_CORE, paths::program("loadgen"));
-    harness::loadgen::run_command(
-        loadgen,
-        &[&[&*url, &*images, "--quiet"], flags].concat(),
-        &folder.join("report.json"),
-    )
+    harness::loadgen::run_command(loadgen, &[&[&*url, &*images, "--quiet"], flags].concat(), report)
 }
 
 /// Compares the arrivals that the stub replica records with loadgen's schedule, at two rates. Returns the send delays
@@ -201,18 +217,72 @@ fn log(folder: &Path) -> Result<Value> {
     Ok(json!({"worst_relative_error": worst}))
 }
 
-/// Measures the processor time of loadgen and of oha for a request, at both rates. Returns the figures as JSON.
-fn cost(options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
-    let image = folder.join("images/00000.jpg");
-    let bytes = fs::metadata(&image).with_context(|| format!("read {}", image.display()))?.len();
-    println!("\n== Processor time of the whole process for a request of {bytes} B, {} rounds", options.rounds);
-    let rates = RATES.map(|rate| cost_at(rate, options, oha, folder));
-    Ok(rates.into_iter().collect::<Result<Vec<_>>>()?.into())
+/// Measures the resident memory of loadgen each second while it sends as many requests as it can. Returns as JSON the
+/// number of requests, and the largest memory in the second quarter of the time and in the last one.
+fn memory(options: &Options, folder: &Path) -> Result<Value> {
+    println!("\n== Memory while loadgen sends as fast as it can for {} s", options.memory_seconds);
+    let stub = start_stub(ThreadBehavior::Sleeps)?;
+    let report = folder.join("memory.json");
+    let mut loadgen = cores::command_on(SENDER_CORE, paths::program("loadgen"))
+        .args(["run", "--quiet", &format!("--closed={CLOSED}"), &format!("--duration={}s", options.memory_seconds)])
+        .arg(format!("--url=http://{}/predict", stub.addresses[0]))
+        .arg(format!("--pictures={}", small_image(folder)?.parent().expect("a file is in a folder").display()))
+        .arg(format!("--json={}", report.display()))
+        .spawn()
+        .context("start loadgen")?;
+    let progress = progress::bar("sending", u64::from(options.memory_seconds));
+    let mut bytes = Vec::new();
+    let status = loop {
+        if let Some(status) = loadgen.try_wait().context("wait for loadgen")? {
+            break status;
+        }
+        // loadgen may end between the two calls.
+        bytes.extend(memory::resident(loadgen.id()));
+        progress.inc(1);
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    progress.finish_and_clear();
+    ensure!(status.success(), "loadgen failed ({status})");
+    let text = fs::read_to_string(&report).with_context(|| format!("read {}", report.display()))?;
+    let report: Value = serde_json::from_str(&text).context("parse the report of loadgen")?;
+    let requests = report["summary"]["answered"].as_u64().context("the report has no summary.answered")?;
+    let quarter = bytes.len() / 4;
+    let largest = |bytes: &[u64]| bytes.iter().copied().max().map_or(0.0, memory::megabytes);
+    let (early, late) = (largest(&bytes[quarter..2 * quarter]), largest(&bytes[3 * quarter..]));
+    println!("{requests} requests; {early:.1} MB in the second quarter, {late:.1} MB in the last (target 150, and equal)");
+    Ok(json!({"requests": requests, "second_quarter_mb": early, "last_quarter_mb": late}))
 }
 
-fn cost_at(rate: u32, options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
-    let image = folder.join("images/00000.jpg");
+/// Writes an image of [`SMALL_BYTES`] to a folder of its own. Returns its path.
+fn small_image(folder: &Path) -> Result<PathBuf> {
+    let folder = folder.join("small");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let path = folder.join("pixel.png");
+    let mut file = PIXEL.to_vec();
+    file.resize(SMALL_BYTES, 0);
+    fs::write(&path, file).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Measures the processor time of loadgen and of oha for a request, with both bodies and at all rates. Returns the
+/// figures as JSON.
+fn cost(options: &Options, oha: &Oha, folder: &Path) -> Result<Value> {
+    let mut figures = Vec::new();
+    for image in [folder.join("images/00000.jpg"), small_image(folder)?] {
+        let bytes = fs::metadata(&image).with_context(|| format!("read {}", image.display()))?.len();
+        println!("\n== Processor time of the whole process for a request of {bytes} B, {} rounds", options.rounds);
+        for rate in RATES {
+            figures.push(cost_at(rate, &image, bytes, options, oha)?);
+        }
+    }
+    Ok(figures.into())
+}
+
+fn cost_at(rate: u32, image: &Path, bytes: u64, options: &Options, oha: &Oha) -> Result<Value> {
     let seconds = options.seconds;
+    let folder = image.parent().expect("a file is in a folder");
+    let flags = [format!("--rate={rate}"), format!("--duration={seconds}s")];
+    let flags = flags.each_ref().map(String::as_str);
     // Microseconds of processor time for a request, by round.
     let (mut own, mut peer) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
@@ -221,18 +291,18 @@ fn cost_at(rate: u32, options: &Options, oha: &Oha, folder: &Path) -> Result<Val
         for turn in [round % 2, (round + 1) % 2] {
             let before = processor_time::of_ended_children()?;
             let (sent, times) = if turn == 0 {
-                let report = send(folder, &stub, &[&format!("--rate={rate}"), &format!("--duration={seconds}s")])?;
+                let report = send_images(folder, &folder.with_extension("json"), &stub, &flags)?;
                 (report["summary"]["answered"].as_f64().context("the report has no summary.answered")?, &mut own)
             } else {
-                (oha.send(SENDER_CORE, rate, seconds, &image, stub.addresses[0])?, &mut peer)
+                (oha.send(SENDER_CORE, rate, seconds, image, stub.addresses[0])?, &mut peer)
             };
             times.push((processor_time::of_ended_children()? - before).as_secs_f64() * 1e6 / sent);
         }
     }
     let ratio = median_ratio(&own, &peer).expect("--rounds is at least 1");
     let [own, peer] = [own, peer].map(|times| median(times).expect("--rounds is at least 1"));
-    println!("{rate:>5}/s  loadgen {own:.1} µs, oha {peer:.1} µs, ratio {ratio:.2} (target 1)");
-    Ok(json!({"requests_per_second": rate, "own_us": own, "oha_us": peer, "ratio": ratio}))
+    println!("{rate:>6}/s  loadgen {own:.1} µs, oha {peer:.1} µs, ratio {ratio:.2} (target 1)");
+    Ok(json!({"requests_per_second": rate, "body_bytes": bytes, "own_us": own, "oha_us": peer, "ratio": ratio}))
 }
 
 /// The scheduled times and latencies of all requests, in seconds, from the file that `loadgen run --log` wrote.
