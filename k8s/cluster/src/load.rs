@@ -33,7 +33,8 @@ pub struct LoadReport {
     pub attainment: f64,
     /// The objective.
     pub objective: Duration,
-    /// The 99th percentile of the latency in milliseconds; `None` if no request was answered.
+    /// The 99th percentile of the latency of all offered requests in milliseconds; `None` if more than 1 % have failed,
+    /// since that percentile is never reached.
     pub p99_ms: Option<f64>,
     /// The length of the schedule in seconds.
     pub length_seconds: f64,
@@ -102,7 +103,7 @@ impl LoadReport {
                 .as_f64()
                 .map(|milliseconds| Duration::from_secs_f64(milliseconds / 1e3))
                 .context("the report has no setup.objective_ms")?,
-            p99_ms: summary["latency_ms"]["p99"].as_f64(),
+            p99_ms: summary["offered_latency_ms"]["p99"].as_f64(),
             length_seconds: report["setup"]["length_seconds"]
                 .as_f64()
                 .context("the report has no setup.length_seconds")?,
@@ -144,7 +145,10 @@ impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (offered, failed, percent) = (self.offered, self.failed, self.attainment * 100.0);
         let objective = self.objective.as_millis();
-        write!(f, "{offered} requests, {failed} failed, {percent:.1} % within {objective} ms")?;
-        self.p99_ms.map_or(Ok(()), |p99| write!(f, ", p99 {p99:.0} ms"))
+        write!(f, "{offered} requests, {failed} failed, {percent:.1} % within {objective} ms, p99 of all offered ")?;
+        match self.p99_ms {
+            Some(p99) => write!(f, "{p99:.0} ms"),
+            None => f.write_str("never"),
+        }
     }
 }
