@@ -1,6 +1,7 @@
 //! The load generator: sends images to a server as a workload says, and reports the answers.
 
 pub mod answer;
+pub mod bearer_token;
 pub mod capacity;
 pub mod compare;
 pub mod condition;
@@ -21,8 +22,10 @@ pub mod search;
 pub mod send;
 pub mod send_delay;
 pub mod server_metrics;
+pub mod server_timing;
 pub mod spread;
 pub mod summary;
 pub mod target;
 pub mod timer;
+pub mod tls;
 pub mod usage;

@@ -2,17 +2,17 @@
 //! closed load keeps a fixed number of requests in flight. Both run on a thread of their own, so that the rest of
 //! loadgen does not delay a request.
 
-use crate::answer;
-use crate::connection::{ClientConnection, Error};
+use crate::answer::Answer;
+use crate::connection::pool::ConnectionPool;
 use crate::payload::Payload;
-use crate::sample::{RequestOutcome, Sample};
+use crate::sample::Sample;
 use crate::target::LoadTarget;
 use crate::timer::PreciseTimer;
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -23,9 +23,6 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Number of tasks that run before tokio looks at sockets and timers again. While they run, a request that becomes due
 /// waits.
 const EVENT_INTERVAL: u32 = 5;
-
-/// Invariant of the lock on the idle connections.
-const UNPOISONED: &str = "no task panics while it holds the lock on the idle connections";
 
 /// The sender that each task holds while it sends a request or waits for an answer. Nothing is sent through the
 /// channel. It closes when the last task has dropped its sender.
@@ -78,8 +75,8 @@ impl RunningLoad {
         let started = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
         let client = LoadSender {
-            connections: Semaphore::new(config.connections),
-            idle: Mutex::default(),
+            in_flight: Semaphore::new(config.target.requests_in_flight(config.connections)),
+            pool: ConnectionPool::new(config.target.destination.clone(), config.connections),
             target: config.target,
             payloads: config.payloads,
             start,
@@ -130,10 +127,9 @@ struct LoadSender {
     start: Instant,
     samples: Sender<Sample>,
     started: Arc<AtomicUsize>,
-    connections: Semaphore,
-    /// Connections that no request uses. The connection that was used last is used next, so that the others stay idle
-    /// and the server can close them.
-    idle: Mutex<Vec<ClientConnection>>,
+    /// A permit for each request that the connections can carry at once.
+    in_flight: Semaphore,
+    pool: ConnectionPool,
 }
 
 impl LoadSender {
@@ -227,56 +223,28 @@ impl LoadSender {
 
     /// Sends request `index`, which was due at `scheduled`, waits for its end and records its sample.
     async fn send(&self, index: usize, scheduled: Duration) {
-        let _permit = self.connections.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.in_flight.acquire().await.expect("the semaphore is never closed");
         let send_delay = self.start.elapsed().saturating_sub(scheduled);
         let payload = &self.payloads[index % self.payloads.len()];
         let left = self.target.timeout.saturating_sub(send_delay);
         let in_time =
             async { if left.is_zero() { None } else { tokio::time::timeout(left, self.exchange(payload)).await.ok() } };
-        let (outcome, received_bytes) =
-            in_time.await.unwrap_or_else(|| (RequestOutcome::Failed { code: "client_timeout".into() }, 0));
+        let (Answer { outcome, .. }, received_bytes) =
+            in_time.await.unwrap_or_else(|| (Answer::failed("client_timeout"), 0));
         let latency = self.start.elapsed().saturating_sub(scheduled);
         let sent_bytes = payload.body.len() as u32;
         // Sending fails only if the run was dropped. No report needs the sample then.
         let _sent = self.samples.send(Sample { scheduled, send_delay, latency, sent_bytes, received_bytes, outcome });
     }
 
-    /// Sends `payload`, and returns the outcome and the length of the answer's body in bytes.
-    async fn exchange(&self, payload: &Payload) -> (RequestOutcome, u32) {
-        let answer = async {
-            loop {
-                let reused = self.idle_connection();
-                let is_new = reused.is_none();
-                let mut connection = match reused {
-                    Some(connection) => connection,
-                    // Boxed, since opening is rare and its state is large. Without the box, the task of every request
-                    // would be that large.
-                    None => Box::pin(ClientConnection::open(self.target.address)).await?,
-                };
-                match connection.exchange(self.target.request(payload)).await {
-                    // The server closed the idle connection before the request was written. Try another connection.
-                    Err(Error::Unsent) if !is_new => {}
-                    Err(error) => return Err(error),
-                    Ok(answer) => {
-                        self.idle.lock().expect(UNPOISONED).push(connection);
-                        return Ok(answer);
-                    }
-                }
+    /// Sends `payload`, and returns what the answer says and the length of the answer's body in bytes.
+    async fn exchange(&self, payload: &Payload) -> (Answer, u32) {
+        match self.pool.exchange(|| self.target.request(payload)).await {
+            Ok(received) => {
+                let answer = self.target.answers.read(&received, payload.label.as_deref());
+                (answer, received.body.len() as u32)
             }
-        };
-        match answer.await {
-            Ok((status, body)) => (answer::outcome(status, &body, payload.label.as_deref()), body.len() as u32),
-            Err(error) => (RequestOutcome::Failed { code: error.code().into() }, 0),
-        }
-    }
-
-    /// An idle connection that is still open; `None` if there is none.
-    fn idle_connection(&self) -> Option<ClientConnection> {
-        loop {
-            let mut connection = self.idle.lock().expect(UNPOISONED).pop()?;
-            if connection.is_open() {
-                return Some(connection);
-            }
+            Err(error) => (Answer::failed(error.code()), 0),
         }
     }
 }
