@@ -77,8 +77,8 @@ impl BodyEncoder {
         }
     }
 
-    /// Bodies that carry random numbers in place of an image; `None` if the bodies carry images. There are at most `count`
-    /// bodies, and fewer if they are large. The same seed gives the same bodies.
+    /// Bodies that carry random numbers in place of an image; `None` if the bodies carry images. There are at most
+    /// `count` bodies, and fewer if they are large. The same seed gives the same bodies.
     pub fn random(&self, count: usize, seed: u64) -> Option<Vec<Payload>> {
         match self {
             Self::OpenInference(tensor, is_binary) if !tensor.is_image() => {

@@ -114,8 +114,8 @@ fn headers(args: &Args) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-/// The URI of requests: the path and the query of `url`, with `top_k` added to the query, and before them the scheme and
-/// `host` if it is given.
+/// The URI of requests: the path and the query of `url`, with `top_k` added to the query, and before them the scheme
+/// and `host` if it is given.
 fn request_uri(url: &Uri, top_k: Option<u32>, host: Option<&HeaderValue>) -> Result<Uri> {
     let mut path = url.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     if let Some(top_k) = top_k {

@@ -1,5 +1,5 @@
-//! TLS of connections to the server: the certificates that are trusted, the client's own certificate, and the version of
-//! HTTP that ALPN asks for. Opens no connection.
+//! TLS of connections to the server: the certificates that are trusted, the client's own certificate, and the version
+//! of HTTP that ALPN asks for. Opens no connection.
 
 use anyhow::{Context, Result, ensure};
 use std::fs::File;

@@ -50,8 +50,8 @@ impl ExpectedValue {
     }
 }
 
-/// Whether an answer with this body has all expected values. The outer `None` says that the body is no JSON or lacks one
-/// of the places, the inner one that the image's label, on which it depends, is not known.
+/// Whether an answer with this body has all expected values. The outer `None` says that the body is no JSON or lacks
+/// one of the places, the inner one that the image's label, on which it depends, is not known.
 pub(super) fn judge(expected: &[ExpectedValue], body: &[u8], label: Option<&str>) -> Option<Option<bool>> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let mut right = Some(true);

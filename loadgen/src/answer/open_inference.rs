@@ -30,8 +30,8 @@ struct Parameters {
     binary_data_size: Option<usize>,
 }
 
-/// The class of the first output that has one: scores of at least two classes (FP32, FP64), or a text (BYTES). `None` if
-/// the body is no answer of the protocol.
+/// The class of the first output that has one: scores of at least two classes (FP32, FP64), or a text (BYTES). `None`
+/// if the body is no answer of the protocol.
 pub(super) fn prediction<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<Prediction<'a>> {
     let json_length = match headers.get(INFERENCE_JSON_LENGTH) {
         Some(length) => length.to_str().ok()?.trim().parse().ok()?,
@@ -130,8 +130,8 @@ fn named(text: Cow<'_, str>) -> Prediction<'_> {
     }
 }
 
-/// Calls `visit` with each element of `data`, which may be nested. `None` if a call returns `None`. serde_json bounds the
-/// depth.
+/// Calls `visit` with each element of `data`, which may be nested. `None` if a call returns `None`. serde_json bounds
+/// the depth.
 fn flatten(data: Value, visit: &mut impl FnMut(Value) -> Option<()>) -> Option<()> {
     match data {
         Value::Array(rows) => rows.into_iter().try_for_each(|row| flatten(row, visit)),

@@ -3,8 +3,8 @@
 use super::{Prediction, index_of_largest};
 use serde_json::Value;
 
-/// The class with the highest score in the body of an answer; `None` if the body has no scores. The body is an object of
-/// labels and scores, a list of numbers, or a list whose first element is one of these, as for a batch of one image.
+/// The class with the highest score in the body of an answer; `None` if the body has no scores. The body is an object
+/// of labels and scores, a list of numbers, or a list whose first element is one of these, as for a batch of one image.
 pub(super) fn prediction(body: &[u8]) -> Option<Prediction<'static>> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let single = match &answer {

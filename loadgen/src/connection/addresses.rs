@@ -1,4 +1,5 @@
-//! The addresses of the server. A name is looked up again from time to time, and connections go to its addresses in turn.
+//! The addresses of the server. A name is looked up again from time to time, and connections go to its addresses in
+//! turn.
 
 use anyhow::{Context, Result, ensure};
 use std::net::{IpAddr, SocketAddr};
@@ -70,8 +71,8 @@ struct State {
 }
 
 impl Addresses {
-    /// The addresses of `host`, which is a name or an IP address without brackets. The `overrides` of this host and port
-    /// take the place of a lookup.
+    /// The addresses of `host`, which is a name or an IP address without brackets. The `overrides` of this host and
+    /// port take the place of a lookup.
     ///
     /// # Errors
     /// If the name has no address, the lookup takes more than 5 s, or there are overrides and none of them is of this
@@ -102,8 +103,8 @@ impl Addresses {
         Ok(Self { name, state: Mutex::new(State { addresses, looked_up: Instant::now(), turn: 0 }) })
     }
 
-    /// The addresses for a new connection, the one whose turn it is first. Looks the name up again if the last lookup is
-    /// older than 5 s. If that fails or takes more than 1 s, the last addresses are used for another 5 s.
+    /// The addresses for a new connection, the one whose turn it is first. Looks the name up again if the last lookup
+    /// is older than 5 s. If that fails or takes more than 1 s, the last addresses are used for another 5 s.
     pub async fn in_turn(&self) -> Vec<SocketAddr> {
         // Connections that are opened meanwhile wait here for the same lookup.
         let mut state = self.state.lock().await;
@@ -123,8 +124,8 @@ impl Addresses {
         [from, before].concat()
     }
 
-    /// Takes addresses that did not answer out of use until the next lookup. Keeps at least one address, and never drops
-    /// a fixed one.
+    /// Takes addresses that did not answer out of use until the next lookup. Keeps at least one address, and never
+    /// drops a fixed one.
     pub async fn avoid(&self, unreachable: &[SocketAddr]) {
         if self.name.is_none() {
             return;

@@ -77,8 +77,8 @@ impl From<OpenError> for Error {
     }
 }
 
-/// Whether the process or the system has no file descriptor left: EMFILE or ENFILE, which have the same numbers on Linux,
-/// macOS and the BSDs.
+/// Whether the process or the system has no file descriptor left: EMFILE or ENFILE, which have the same numbers on
+/// Linux, macOS and the BSDs.
 fn is_descriptor_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
@@ -87,8 +87,8 @@ impl Destination {
     /// The server of `uri`. Looks its name up, and opens no connection.
     ///
     /// # Errors
-    /// If the URL has no host, its scheme is neither `http` nor `https`, its name has no address, or a file or a flag of
-    /// TLS is wrong.
+    /// If the URL has no host, its scheme is neither `http` nor `https`, its name has no address, or a file or a flag
+    /// of TLS is wrong.
     pub async fn find(uri: &Uri, protocol: Protocol, settings: &TlsSettings, overrides: &[Override]) -> Result<Self> {
         let host_and_port = host_and_port(uri)?;
         let is_https = uri.scheme_str() == Some("https");

@@ -95,8 +95,8 @@ impl Http2Connection {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Sends a request and waits for the whole answer. If the future is dropped before its end, the request is cancelled
-    /// and the others on this connection go on.
+    /// Sends a request and waits for the whole answer. If the future is dropped before its end, the request is
+    /// cancelled and the others on this connection go on.
     ///
     /// # Errors
     /// If the answer is missing or incomplete. An answer with any status is no error. [`Error::Unsent`] says that the

@@ -39,8 +39,8 @@ pub struct UnknownPlaceholder {
 }
 
 impl BodyTemplate {
-    /// Parses a template. `is_json` says that labels stand in strings of JSON, so their quotation marks are escaped. Two
-    /// braces that do not enclose a name are a part of the text.
+    /// Parses a template. `is_json` says that labels stand in strings of JSON, so their quotation marks are escaped.
+    /// Two braces that do not enclose a name are a part of the text.
     ///
     /// # Errors
     /// If a placeholder has another name than the ones that exist.

@@ -5,7 +5,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::http::request::Parts;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -68,7 +68,7 @@ pub struct Settings {
 /// What a server has seen.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Connections that were accepted.
+    /// Connections that carried a request of the load.
     pub connections: AtomicUsize,
     /// Requests that were read.
     pub requests: AtomicUsize,
@@ -102,7 +102,8 @@ pub fn start(
 ) -> (SocketAddr, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let (sender, receiver) = mpsc::channel();
-    let (shared, handler): (_, Arc<Handler>) = (seen.clone(), Arc::new(handler));
+    let shared = seen.clone();
+    let handler: Arc<Handler> = Arc::new(handler);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(serve(settings, handler, shared, sender));
@@ -115,12 +116,10 @@ async fn serve(settings: Settings, handler: Arc<Handler>, seen: Arc<Seen>, annou
     announce.send(listener.local_addr().expect("an address")).expect("the test waits");
     let Settings { tls, is_http2, max_streams, ending } = settings;
     let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-    // The connection that tests whether the server listens carries no request, and does not count as the first.
     let first_used = Arc::new(AtomicUsize::new(0));
     loop {
         let (stream, _peer) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("the option exists");
-        seen.connections.fetch_add(1, Ordering::Relaxed);
         let connection = Connection {
             handler: handler.clone(),
             seen: seen.clone(),
@@ -162,9 +161,14 @@ impl Connection {
         let notify = ends.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let (handler, seen, streams) = (handler.clone(), seen.clone(), streams.clone());
+            // loadgen also sends GET requests, to read metrics. They are not a part of the load.
+            let is_load = request.method() == Method::POST;
             let at_once = streams.fetch_add(1, Ordering::Relaxed) + 1;
             seen.most_streams.fetch_max(at_once, Ordering::Relaxed);
-            let count = requests.fetch_add(1, Ordering::Relaxed) + 1;
+            let count = requests.fetch_add(usize::from(is_load), Ordering::Relaxed) + usize::from(is_load);
+            if is_load && count == 1 {
+                seen.connections.fetch_add(1, Ordering::Relaxed);
+            }
             if let Some((limit, _)) = ending
                 && count == limit
                 && first_used.fetch_add(1, Ordering::Relaxed) == 0
@@ -174,8 +178,7 @@ impl Connection {
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-                // loadgen also sends GET requests, to read metrics. They are not a part of the load.
-                let reply = if head.method == hyper::Method::POST {
+                let reply = if is_load {
                     seen.requests.fetch_add(1, Ordering::Relaxed);
                     handler(&head, &body)
                 } else {
