@@ -32,6 +32,7 @@ impl Cli {
         // clap does not require a flag that conflicts with a given flag. These rules hold for such flags, too, so they
         // are checked here.
         let error = match &cli.command {
+            Command::Run(args) if args.target.conflict().is_some() => args.target.conflict(),
             Command::Run(args) if args.find_capacity => None,
             Command::Run(args) if !args.slo.is_empty() => {
                 Some("--slo is a flag of --find-capacity; without a search, use --threshold")

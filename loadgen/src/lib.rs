@@ -1,6 +1,7 @@
 //! The load generator: sends images to a server as a workload says, and reports the answers.
 
 pub mod answer;
+pub mod bearer_token;
 pub mod capacity;
 pub mod compare;
 pub mod condition;
@@ -32,4 +33,5 @@ pub mod summary;
 pub mod tally;
 pub mod target;
 pub mod timer;
+pub mod tls;
 pub mod usage;

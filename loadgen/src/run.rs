@@ -6,16 +6,19 @@ use crate::config::RunArgs;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
-use crate::payload::Payload;
+use crate::payload::{BodyEncoder, BodyFormat, Payload};
 use crate::recording::RunRecording;
 use crate::report::{RunReport, RunSetup};
 use crate::request_log::RequestLog;
 use crate::schedule::Schedule;
 use crate::send::LoadPattern;
 use crate::target::{self, LoadTarget};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::time::{Duration, SystemTime};
 use workload::Workload;
+
+/// Most bytes of the bodies of all images together. All of them are kept in memory.
+const MAX_BODY_BYTES: usize = 8 << 30;
 
 /// The result of `loadgen run`.
 #[derive(Debug)]
@@ -38,9 +41,13 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     let has_schedule = !args.find_capacity && args.load.closed.is_none();
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
     args.output.create_files()?;
-    let target = connect(args).await?;
-    let (payloads, skipped_images) = payloads(args)?;
-    let setup = setup(args, payloads.len(), skipped_images);
+    let encoder = args.target.body_encoder(args.images.body_format)?;
+    let target = LoadTarget::connect(&args.target).await?;
+    if let Some(note) = args.target.note().filter(|_| !args.output.quiet) {
+        eprintln!("{note}");
+    }
+    let (payloads, skipped_images) = payloads(args, &encoder)?;
+    let setup = setup(args, encoder.format(), payloads.len(), skipped_images);
     let scaler = args.target.scaler.clone();
     let request_ids = target.request_ids();
     let runner = Runner { target, payloads: payloads.into(), request_ids, connections, dispatcher, scaler };
@@ -52,15 +59,12 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     measure(args, setup, workload, &runner, display, &mut stop).await
 }
 
-/// Connects to the server once, to test whether it listens.
-async fn connect(args: &RunArgs) -> Result<LoadTarget> {
-    let target = &args.target;
-    LoadTarget::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
-}
-
 /// The bodies of the requests, and the number of files that were skipped.
-fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
+fn payloads(args: &RunArgs, encoder: &BodyEncoder) -> Result<(Vec<Payload>, usize)> {
     let flags = &args.images;
+    if let Some(payloads) = encoder.random(flags.generate as usize, args.load.seed) {
+        return Ok((payloads, 0));
+    }
     let Folder { images, skipped } = match &flags.folder {
         Some(folder) => images::read_folder(folder)?,
         None => {
@@ -68,11 +72,18 @@ fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
             Folder { images, skipped: 0 }
         }
     };
-    Ok((images.into_iter().map(|image| flags.body_format.encode(image)).collect(), skipped))
+    let (mut payloads, mut bytes) = (Vec::new(), 0);
+    for (index, image) in images.into_iter().enumerate() {
+        let payload = encoder.encode(image, index);
+        bytes += payload.body.len();
+        ensure!(bytes <= MAX_BODY_BYTES, "the bodies of all images have more than 8 GiB; use fewer or smaller images");
+        payloads.push(payload);
+    }
+    Ok((payloads, skipped))
 }
 
 /// The settings of the run, as the report shows them. The length is 0, since it is known only after the run.
-fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
+fn setup(args: &RunArgs, body_format: BodyFormat, images: usize, skipped_images: usize) -> RunSetup {
     RunSetup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -83,7 +94,7 @@ fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
         seed: args.load.seed,
         images,
         skipped_images,
-        body_format: args.images.body_format,
+        body_format,
         objective_ms: args.objective.as_secs_f64() * 1e3,
         warmup_seconds: args.load.warmup.unwrap_or_default().as_secs_f64(),
         length_seconds: 0.0,

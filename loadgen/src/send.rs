@@ -2,8 +2,9 @@
 //! closed load keeps a fixed number of requests in flight. Both run on a thread of their own, so that the rest of
 //! loadgen does not delay a request.
 
-use crate::answer::{self, Answer};
-use crate::connection::{ClientConnection, Error};
+use crate::answer::Answer;
+use crate::connection::Error;
+use crate::connection::pool::ConnectionPool;
 use crate::payload::Payload;
 use crate::request_id::RequestIds;
 use crate::sample::{RequestOutcome, Sample};
@@ -15,8 +16,8 @@ use crossbeam_channel::{Receiver, Sender};
 use hyper::StatusCode;
 use service::wire::header;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -37,9 +38,6 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
 
 /// Longest pause of a task of a closed load whose connections are refused.
 const MAX_BACK_OFF: Duration = Duration::from_secs(1);
-
-/// Invariant of the lock on the idle connections.
-const UNPOISONED: &str = "no task panics while it holds the lock on the idle connections";
 
 /// The sender that each task holds while it sends a request or waits for an answer. Nothing is sent through the
 /// channel. It closes when the last task has dropped its sender.
@@ -94,8 +92,8 @@ impl RunningLoad {
         let started = Arc::new(AtomicUsize::new(0));
         let start = Instant::now();
         let client = LoadSender {
-            connections: Semaphore::new(config.connections),
-            idle: Mutex::default(),
+            in_flight: Semaphore::new(config.target.requests_in_flight(config.connections)),
+            pool: ConnectionPool::new(config.target.destination.clone(), config.connections),
             target: config.target,
             payloads: config.payloads,
             request_ids: config.request_ids,
@@ -148,10 +146,9 @@ struct LoadSender {
     start: Instant,
     samples: Sender<Sample>,
     started: Arc<AtomicUsize>,
-    connections: Semaphore,
-    /// Connections that no request uses. The connection that was used last is used next, so that the others stay idle
-    /// and the server can close them.
-    idle: Mutex<Vec<ClientConnection>>,
+    /// A permit for each request that the connections can carry at once.
+    in_flight: Semaphore,
+    pool: ConnectionPool,
 }
 
 impl LoadSender {
@@ -252,46 +249,18 @@ impl LoadSender {
     /// Sends request `index` with its payload, and waits for the whole answer.
     async fn exchange(&self, index: usize) -> Exchange {
         let payload = &self.payloads[index % self.payloads.len()];
-        let answer = async {
-            loop {
-                let reused = self.idle_connection();
-                let is_new = reused.is_none();
-                let mut connection = match reused {
-                    Some(connection) => connection,
-                    // Boxed, since opening is rare and its state is large. Without the box, the task of every request
-                    // would be that large.
-                    None => Box::pin(ClientConnection::open(self.target.address)).await?,
-                };
-                let mut request = self.target.request(payload);
-                request.headers_mut().insert(header::REQUEST_ID, self.request_ids.header(index));
-                match connection.exchange(request).await {
-                    // The server closed the idle connection before the request was written. Try another connection.
-                    Err(Error::Unsent) if !is_new => {}
-                    Err(error) => return Err(error),
-                    Ok(answer) => {
-                        self.idle.lock().expect(UNPOISONED).push(connection);
-                        return Ok(answer);
-                    }
-                }
-            }
+        let request = || {
+            let mut request = self.target.request(payload);
+            request.headers_mut().insert(header::REQUEST_ID, self.request_ids.header(index));
+            request
         };
-        match answer.await {
-            Ok((status, body)) => Exchange {
-                status: Some(status),
-                received_bytes: body.len() as u32,
-                answer: answer::read(status, &body, payload.label.as_deref()),
+        match self.pool.exchange(request).await {
+            Ok(received) => Exchange {
+                status: Some(received.status),
+                received_bytes: received.body.len() as u32,
+                answer: self.target.answers.read(&received, payload.label.as_deref()),
             },
-            Err(error) => Exchange::failed(error.code()),
-        }
-    }
-
-    /// An idle connection that is still open; `None` if there is none.
-    fn idle_connection(&self) -> Option<ClientConnection> {
-        loop {
-            let mut connection = self.idle.lock().expect(UNPOISONED).pop()?;
-            if connection.is_open() {
-                return Some(connection);
-            }
+            Err(error) => Exchange::failed(error),
         }
     }
 }
@@ -306,9 +275,9 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// A request without an answer, which failed with `code`.
-    fn failed(code: &'static str) -> Self {
-        Self { status: None, received_bytes: 0, answer: Answer::failed(code) }
+    /// A request without an answer.
+    fn failed(error: Error) -> Self {
+        Self { status: None, received_bytes: 0, answer: Answer::failed(error.code()) }
     }
 }
 
@@ -333,14 +302,15 @@ impl DueRequest {
     /// over.
     async fn send(mut self) -> bool {
         let client = self.client.clone();
-        let _permit = client.connections.acquire().await.expect("the semaphore is never closed");
+        let _permit = client.in_flight.acquire().await.expect("the semaphore is never closed");
         self.send_delay = self.latency();
         let left = client.target.timeout.saturating_sub(self.send_delay);
         let in_time = async {
             if left.is_zero() { None } else { tokio::time::timeout(left, client.exchange(self.index)).await.ok() }
         };
-        let exchange = in_time.await.unwrap_or_else(|| Exchange::failed("client_timeout"));
-        let is_connected = exchange.answer.outcome.code() != Some(Error::Connect.code());
+        let exchange = in_time.await.unwrap_or_else(|| Exchange::failed(Error::Timeout));
+        let code = exchange.answer.outcome.code();
+        let is_connected = ![Error::Connect, Error::OpenFiles, Error::Tls].iter().any(|error| code == Some(error.code()));
         self.end(exchange);
         is_connected
     }

@@ -1,67 +1,75 @@
-//! The server that receives the load: its address, and the parts that all requests have in common.
+//! The server that receives the load, and the parts that all requests have in common.
 
+use crate::answer::AnswerReader;
+use crate::bearer_token::BearerToken;
+use crate::config::target::Args;
+use crate::connection::destination::{Destination, OpenError, Protocol};
+use crate::connection::pool::ConnectionPool;
 use crate::payload::Payload;
 use crate::request_id::RequestIds;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::{Request, Uri};
 use service::wire::header;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
-/// Longest time for opening the connection that tests whether the server listens.
-const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+pub use crate::connection::destination::host_and_port;
 
 /// The server that receives the load, and the requests to it without their bodies.
 #[derive(Debug, Clone)]
 pub struct LoadTarget {
-    /// The address that the URL's host resolved to at the start. All connections go there, without a proxy.
-    pub address: SocketAddr,
+    /// Where connections go.
+    pub destination: Arc<Destination>,
+    /// How answers are read and judged.
+    pub answers: AnswerReader,
     /// Longest time for one request, from its scheduled send time to the whole answer.
     pub timeout: Duration,
-    path: Uri,
+    /// The path and the query of requests; with HTTP/2 also the scheme and the host.
+    uri: Uri,
     headers: HeaderMap,
+    token: Option<Arc<BearerToken>>,
 }
 
 impl LoadTarget {
-    /// Resolves the host of `uri` and connects once, so that a missing server is noticed before the run. The headers in
-    /// `extra` replace loadgen's headers of the same names. `budget` is sent to the server with each request as its
-    /// timeout, and `top_k` is added to the query.
+    /// Resolves the host of the URL and connects once, so that a missing server and wrong settings of TLS are noticed
+    /// before the run. The headers of `--header` replace loadgen's headers of the same names.
     ///
     /// # Errors
-    /// If `uri` names no host, its scheme is not `http`, or no server listens there.
-    pub async fn connect(
-        uri: &Uri,
-        extra: &[(HeaderName, HeaderValue)],
-        timeout: Duration,
-        budget: Option<Duration>,
-        top_k: Option<u32>,
-    ) -> Result<Self> {
-        let host = host_and_port(uri)?;
-        let connecting = tokio::time::timeout(REACH_TIMEOUT, TcpStream::connect(&host));
-        let stream = connecting
-            .await
-            .with_context(|| format!("connect to {host}: no answer within {REACH_TIMEOUT:?}; check --url"))?;
-        let stream = stream.with_context(|| format!("connect to {host}; does the dispatcher run there?"))?;
-        let address = stream.peer_addr().with_context(|| format!("read the address of the connection to {host}"))?;
+    /// If the URL names no host, its scheme is neither `http` nor `https`, a file of a flag cannot be used, no server
+    /// listens there, or it does not speak the protocol that the flags ask for.
+    pub async fn connect(args: &Args) -> Result<Self> {
+        let token = args.bearer_token_file.clone().map(BearerToken::follow).transpose()?;
+        let protocol = args.protocol();
+        let mut headers = headers(args)?;
+        let uri = request_uri(&args.url, args.top_k, headers.get(HOST).filter(|_| protocol != Protocol::Http1))?;
+        let destination = Destination::find(&args.url, protocol, &args.tls(), &args.resolve).await?;
+        ConnectionPool::check(&destination).await.map_err(|error| {
+            let host = &destination.host_and_port;
+            let advice = match &error {
+                OpenError::Connect(_) => format!("connect to {host}; does the dispatcher run there?"),
+                OpenError::Tls(_) | OpenError::NotHttp2 => format!("connect to {host}"),
+            };
+            anyhow!(error).context(advice)
+        })?;
+        if protocol != Protocol::Http1 {
+            // The host is a part of the URI.
+            headers.remove(HOST);
+        }
+        let destination = Arc::new(destination);
+        Ok(Self { destination, answers: args.answers(), timeout: args.timeout, uri, headers, token })
+    }
 
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            HOST,
-            HeaderValue::from_str(&host).with_context(|| format!("--url ({uri}): the host is not valid in HTTP"))?,
-        );
-        if let Some(budget) = budget {
-            headers.insert(header::TIMEOUT_MS, HeaderValue::from_str(&budget.as_millis().to_string())?);
+    /// Most requests in flight on this number of connections.
+    pub fn requests_in_flight(&self, connections: usize) -> usize {
+        match self.destination.protocol {
+            Protocol::Http1 => connections,
+            Protocol::Http2(streams) => connections.saturating_mul(streams).min(tokio::sync::Semaphore::MAX_PERMITS),
         }
-        // Without this loop, `extend` would add a second value to a header that has one already.
-        for (name, _) in extra {
-            headers.remove(name);
-        }
-        headers.extend(extra.iter().cloned());
-        Ok(Self { address, timeout, path: path(uri, top_k)?, headers })
     }
 
     /// The ids of the requests of one load: new ones, or the id that the user gave as a header.
@@ -72,59 +80,99 @@ impl LoadTarget {
 
     /// A request with `payload` as its body.
     pub fn request(&self, payload: &Payload) -> Request<Full<Bytes>> {
-        let mut request = Request::post(self.path.clone())
+        let mut request = Request::post(self.uri.clone())
             .body(Full::new(payload.body.clone()))
-            .expect("the method and the path are valid");
-        request.headers_mut().clone_from(&self.headers);
-        request.headers_mut().insert(CONTENT_TYPE, payload.content_type.clone());
+            .expect("the method and the URI are valid");
+        let headers = request.headers_mut();
+        headers.clone_from(&self.headers);
+        if !self.headers.contains_key(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, payload.content_type.clone());
+        }
+        if let Some(length) = &payload.json_length {
+            headers.insert(header::INFERENCE_JSON_LENGTH, length.clone());
+        }
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.authorization());
+        }
         request
     }
 }
 
-/// The host and the port of a URL, as `host:port`.
-///
-/// # Errors
-/// If the URL names no host, or its scheme is not `http`.
-pub fn host_and_port(uri: &Uri) -> Result<String> {
-    ensure!(
-        uri.scheme_str() == Some("http"),
-        "--url ({uri}) must start with http://, as in http://127.0.0.1:5052/predict"
-    );
-    let authority = uri
-        .authority()
-        .with_context(|| format!("--url ({uri}) names no host; write it like http://127.0.0.1:5052/predict"))?;
-    ensure!(!authority.host().is_empty(), "--url ({uri}) names no host; write it like http://127.0.0.1:5052/predict");
-    Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+/// The headers that all requests have.
+fn headers(args: &Args) -> Result<HeaderMap> {
+    let host_and_port = host_and_port(&args.url)?;
+    let default_port = if args.url.scheme_str() == Some("https") { ":443" } else { ":80" };
+    // Some servers compare the header with their name and do not know that the default port may follow.
+    let host = host_and_port.strip_suffix(default_port).unwrap_or(&host_and_port);
+    let host =
+        HeaderValue::from_str(host).with_context(|| format!("--url ({}): the host is not valid in HTTP", args.url))?;
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, host);
+    if let Some(budget) = args.budget {
+        headers.insert(header::TIMEOUT_MS, HeaderValue::from_str(&budget.as_millis().to_string())?);
+    }
+    // Without this loop, `extend` would add a second value to a header that has one already.
+    for (name, _) in &args.header {
+        headers.remove(name);
+        let is_of_http1 = [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name) || name == "keep-alive";
+        ensure!(!args.http2 || !is_of_http1, "--header {name}: HTTP/2 has no such header; leave it out, or --http2");
+    }
+    headers.extend(args.header.iter().cloned());
+    Ok(headers)
 }
 
-/// The path and the query of `uri`, with `top_k` added to the query.
-fn path(uri: &Uri, top_k: Option<u32>) -> Result<Uri> {
-    let mut path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+/// The URI of requests: the path and the query of `url`, with `top_k` added to the query, and before them the scheme
+/// and `host` if it is given.
+fn request_uri(url: &Uri, top_k: Option<u32>, host: Option<&HeaderValue>) -> Result<Uri> {
+    let mut path = url.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     if let Some(top_k) = top_k {
-        path.push(if uri.query().is_some() { '&' } else { '?' });
+        path.push(if url.query().is_some() { '&' } else { '?' });
         path.push_str(&format!("top_k={top_k}"));
     }
-    path.parse().with_context(|| format!("--url ({uri}): the path or the query is not valid"))
+    if let Some(host) = host {
+        let host = host.to_str().context("--header Host: the value is not valid in HTTP")?;
+        path = format!("{}://{host}{path}", url.scheme_str().unwrap_or("http"));
+    }
+    path.parse().with_context(|| format!("--url ({url}): the path or the query is not valid"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Cli, Command};
 
-    #[test]
-    fn top_k_is_added_to_the_query() {
-        let path = |uri: &str, top_k| path(&uri.parse().expect("a URI"), top_k).expect("a path").to_string();
-        assert_eq!(path("http://a", None), "/");
-        assert_eq!(path("http://a/predict", Some(3)), "/predict?top_k=3");
-        assert_eq!(path("http://a/infer?x=1", Some(3)), "/infer?x=1&top_k=3");
+    fn args(flags: &[&str]) -> Args {
+        let load = ["loadgen", "run", "--rate=1", "--duration=1s"];
+        let cli = Cli::read(load.iter().chain(flags).map(Into::into)).expect("good flags");
+        let Command::Run(args) = cli.command else { panic!("another command") };
+        args.target
     }
 
     #[test]
-    fn the_default_port_is_80_and_other_schemes_are_refused() {
-        let address = |uri: &str| host_and_port(&uri.parse().expect("a URI")).map_err(|error| error.to_string());
-        assert_eq!(address("http://a/predict").as_deref(), Ok("a:80"));
-        assert_eq!(address("http://user@[::1]:5052/predict").as_deref(), Ok("[::1]:5052"));
-        assert!(address("https://a/").expect_err("refused").contains("http://"));
-        assert!(address("/predict").expect_err("refused").contains("http://"));
+    fn top_k_is_added_to_the_query_and_http2_needs_the_whole_uri() {
+        let host = HeaderValue::from_static("b:1");
+        let uri =
+            |url: &str, top_k, host| request_uri(&url.parse().expect("a URI"), top_k, host).expect("a URI").to_string();
+        assert_eq!(uri("http://a", None, None), "/");
+        assert_eq!(uri("http://a/predict", Some(3), None), "/predict?top_k=3");
+        assert_eq!(uri("http://a/infer?x=1", Some(3), None), "/infer?x=1&top_k=3");
+        assert_eq!(uri("https://a/infer?x=1", Some(3), Some(&host)), "https://b:1/infer?x=1&top_k=3");
+    }
+
+    #[test]
+    fn the_host_has_a_port_unless_it_is_the_default() {
+        for (flags, host) in [
+            (&["--url=http://a/"][..], "a"),
+            (&["--url=http://a:80/"], "a"),
+            (&["--url=http://a:443/"], "a:443"),
+            (&["--url=https://a:443/"], "a"),
+            (&["--url=https://[::1]:8443/"], "[::1]:8443"),
+            (&["--url=https://[::1]/"], "[::1]"),
+            (&["--url=http://a/", "--header=Host: b"], "b"),
+        ] {
+            assert_eq!(headers(&args(flags)).expect("good")[HOST], host, "{flags:?}");
+        }
+        let error = headers(&args(&["--http2", "--header=Connection: close"])).expect_err("refused").to_string();
+        assert!(error.contains("--header connection"), "{error}");
     }
 }

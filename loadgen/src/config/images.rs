@@ -22,9 +22,9 @@ pub struct Args {
     /// Size and quality of generated images
     #[command(flatten)]
     pub style: StyleArgs,
-    /// Format of each request's body
-    #[arg(long = "form", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Raw)]
-    pub body_format: BodyFormat,
+    /// Format of each request's body; raw by default, and oip-json with --target-kind oip or --tensor
+    #[arg(long = "form", value_name = "FORMAT", value_enum)]
+    pub body_format: Option<BodyFormat>,
 }
 
 /// Flags of `loadgen pictures`.

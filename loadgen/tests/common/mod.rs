@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod recorder;
+pub mod server;
 
 use flate2::read::GzDecoder;
 use recorder::{RecordedArrivals, ServerStall};
