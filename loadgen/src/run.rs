@@ -4,6 +4,7 @@
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
+use crate::connection_limit::ConnectionLimit;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
@@ -13,6 +14,7 @@ use crate::sample::Sample;
 use crate::send::LoadPattern;
 use crate::target::{self, LoadTarget};
 use anyhow::Result;
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 use workload::Workload;
 
@@ -38,8 +40,15 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
     args.output.create_files()?;
     let target = connect(args).await?;
-    let (payloads, skipped_images) = payloads(args)?;
-    let setup = setup(args, payloads.len(), skipped_images);
+    if let Some(limit) = args.target.connection_limit().filter(ConnectionLimit::is_low) {
+        warn(&limit.to_string());
+    }
+    let Folder { images, skipped, label_problem } = images(args)?;
+    if let Some(problem) = &label_problem {
+        warn(problem);
+    }
+    let payloads: Vec<Payload> = images.into_iter().map(|image| args.images.body_format.encode(image)).collect();
+    let setup = setup(args, payloads.len(), skipped, label_problem);
     let scaler = args.target.scaler.clone();
     let runner = Runner { target, payloads: payloads.into(), connections, dispatcher, scaler };
     let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
@@ -56,21 +65,25 @@ async fn connect(args: &RunArgs) -> Result<LoadTarget> {
     LoadTarget::connect(&target.url, &target.header, target.timeout, target.budget, target.top_k).await
 }
 
-/// The bodies of the requests, and the number of files that were skipped.
-fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
+/// The images that the requests carry.
+fn images(args: &RunArgs) -> Result<Folder> {
     let flags = &args.images;
-    let Folder { images, skipped } = match &flags.folder {
-        Some(folder) => images::read_folder(folder)?,
+    match &flags.folder {
+        Some(folder) => images::read_folder(folder, flags.label_source()),
         None => {
             let images = images::generate(flags.generate, args.load.seed, &flags.style.style());
-            Folder { images, skipped: 0 }
+            Ok(Folder { images, skipped: 0, label_problem: None })
         }
-    };
-    Ok((images.into_iter().map(|image| flags.body_format.encode(image)).collect(), skipped))
+    }
+}
+
+/// Prints a warning to standard error, and ignores errors.
+fn warn(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "warning: {text}");
 }
 
 /// The settings of the run, as the report shows them. The length is 0, since it is known only after the run.
-fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
+fn setup(args: &RunArgs, images: usize, skipped_images: usize, label_problem: Option<String>) -> RunSetup {
     RunSetup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -81,6 +94,8 @@ fn setup(args: &RunArgs, images: usize, skipped_images: usize) -> RunSetup {
         seed: args.load.seed,
         images,
         skipped_images,
+        label_problem,
+        connection_limit: args.target.connection_limit(),
         body_format: args.images.body_format,
         objective_ms: args.objective.as_secs_f64() * 1e3,
         warmup_seconds: args.load.warmup.unwrap_or_default().as_secs_f64(),

@@ -201,6 +201,53 @@ fn too_few_connections_cause_late_sends_and_an_invalid_report() {
 }
 
 #[test]
+fn a_low_limit_of_open_files_is_named_at_the_start_and_in_the_result() {
+    let url = answering(|stream| {
+        std::thread::sleep(Duration::from_millis(200));
+        let _sent = stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("run.json");
+    let line = format!(
+        "ulimit -n 64; exec {} run --url {url} --rate 50 --duration 1s --generate 3 --size 32 --json {}",
+        env!("CARGO_BIN_EXE_loadgen"),
+        json.display()
+    );
+    let output = Command::new("sh").args(["-c", &line]).stdin(Stdio::null()).output().expect("the program runs");
+    let (error, text) = (stderr(&output), String::from_utf8_lossy(&output.stdout).into_owned());
+    assert_eq!(output.status.code(), Some(99), "{error}{text}");
+    let limit = "the limit of 64 open files permits only 1 connection; raise it";
+    assert!(error.starts_with("warning: ") && error.contains(limit), "{error}");
+    let invalid = text.lines().find(|line| line.starts_with("INVALID")).expect("the run is invalid");
+    assert!(invalid.contains(limit) && invalid.contains("ulimit -n"), "{invalid}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
+    assert_eq!(report["setup"]["connection_limit"]["open_files"], 64);
+}
+
+#[test]
+fn labels_that_name_no_image_are_said_before_and_after_the_run() {
+    let (url, _arrivals) = record(None);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pictures = folder.path().join("pictures");
+    let drawn = program().args(["pictures", "--count=2", "--size=32"]).arg(&pictures).output().expect("drawn");
+    assert!(drawn.status.success(), "{}", stderr(&drawn));
+    let run_with = |labels: &str| {
+        std::fs::write(pictures.join("labels.csv"), labels).expect("written");
+        run(&["--url", &url, "--rate=20", "--duration=1s", "--pictures", pictures.to_str().expect("UTF-8")])
+    };
+    let unknown = run_with("file,label\nother/00000.jpg,plain circle\n");
+    let problem = "no row of labels.csv names an image of the folder; the first is line 2";
+    assert!(stderr(&unknown.output).contains(problem), "{}", stderr(&unknown.output));
+    let text = String::from_utf8_lossy(&unknown.output.stdout).into_owned();
+    assert!(text.contains(&format!("accuracy    unknown: {problem}")), "{text}");
+    assert!(unknown.report["setup"]["label_problem"].as_str().is_some_and(|text| text.contains(problem)));
+    let known = run_with("label,file\nplain circle,00000.jpg\nplain circle,00001.jpg\n");
+    assert_eq!(stderr(&known.output), "");
+    assert!(known.report["summary"]["accuracy"].is_number(), "{}", known.report["summary"]);
+    assert!(known.report["setup"]["label_problem"].is_null());
+}
+
+#[test]
 fn a_search_finds_the_capacity_of_the_server() {
     // The server answers one request after another, each in a little more than 5 ms. It can therefore answer a little
     // less than 200 requests per second.

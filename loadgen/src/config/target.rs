@@ -1,6 +1,7 @@
 //! Flags that choose the server, and how requests are sent to it.
 
 use crate::config::positive;
+use crate::connection_limit::ConnectionLimit;
 use anyhow::{Context, Result, ensure};
 use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
@@ -52,6 +53,13 @@ impl Args {
              lower it, or raise the limit (ulimit -Hn)"
         );
         Ok(connections as usize)
+    }
+
+    /// The limit of open files, if it is the reason why [`Args::connections`] is less than its default.
+    pub fn connection_limit(&self) -> Option<ConnectionLimit> {
+        let connections = service::descriptors::for_connections();
+        let is_bounded = self.connections.is_none() && connections < DEFAULT_CONNECTIONS;
+        is_bounded.then(|| ConnectionLimit { open_files: service::descriptors::limit(), connections })
     }
 }
 
