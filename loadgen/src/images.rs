@@ -23,8 +23,8 @@ const HEADER_BYTES: u64 = 12;
 
 /// Extensions of image files, in lower case. The content of a file decides whether it is an image, and of which format.
 const EXTENSIONS: [&str; 18] = [
-    "jpg", "jpeg", "jpe", "jfif", "jif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "heic", "heif", "avif",
-    "jp2", "ico",
+    "jpg", "jpeg", "jpe", "jfif", "jif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "heic", "heif",
+    "avif", "jp2", "ico",
 ];
 
 /// A folder that macOS adds to archives. Its files have the names of images, but are none.
@@ -66,8 +66,8 @@ pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
     images
 }
 
-/// Reads every JPEG, PNG, WebP, GIF, BMP and TIFF file in `folder`, at any depth, with the labels of `source`. Files are
-/// images by their content; those whose name has no extension are, too. Hidden files and folders are left out.
+/// Reads every JPEG, PNG, WebP, GIF, BMP and TIFF file in `folder`, at any depth, with the labels of `source`. The
+/// content of a file decides, and not its name. Hidden files and folders are left out.
 ///
 /// # Errors
 /// If the folder cannot be read, has no image or more than 4 GiB of images, or if its labels.csv is malformed.

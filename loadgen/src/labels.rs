@@ -172,8 +172,8 @@ fn columns(first: &csv::StringRecord, text: &[u8], paths: &HashSet<PathBuf>) -> 
     }
     ensure!(
         first.len() == 2,
-        "line {}: a row must have two columns, file,label; or a header must name the columns file (or path, image, name) \
-         and label (or class, target)",
+        "line {}: a row must have two columns, file,label; or a header must name the columns file (or path, image, \
+         name) and label (or class, target)",
         line(first)
     );
     let mut images = [0_usize; 2];
@@ -186,7 +186,8 @@ fn columns(first: &csv::StringRecord, text: &[u8], paths: &HashSet<PathBuf>) -> 
     Ok(Columns { file, label: 1 - file, has_header: known_path(&first[file], paths).is_none() })
 }
 
-/// The path of the image that `name` means: one of `paths`. A backslash may stand for a slash, and `./` before the path.
+/// The path of the image that `name` means: one of `paths`. A backslash may stand for a slash, and `./` may come before
+/// the path.
 fn known_path(name: &str, paths: &HashSet<PathBuf>) -> Option<PathBuf> {
     let exact = Path::new(name);
     if paths.contains(exact) {
@@ -240,7 +241,10 @@ mod tests {
             "1 rows of labels.csv name no image of the folder; the first is line 3 with the file \"c.jpg\""
         );
         let none = parsed("file,label\nc.jpg,dog\n").2.expect("a problem");
-        assert_eq!(none, "no row of labels.csv names an image of the folder; the first is line 2 with the file \"c.jpg\"");
+        assert_eq!(
+            none,
+            "no row of labels.csv names an image of the folder; the first is line 2 with the file \"c.jpg\""
+        );
     }
 
     #[test]

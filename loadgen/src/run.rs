@@ -41,11 +41,11 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     args.output.create_files()?;
     let target = connect(args).await?;
     if let Some(limit) = args.target.connection_limit().filter(ConnectionLimit::is_low) {
-        warn(&limit.to_string());
+        warn(args, &limit.to_string());
     }
     let Folder { images, skipped, label_problem } = images(args)?;
     if let Some(problem) = &label_problem {
-        warn(problem);
+        warn(args, problem);
     }
     let payloads: Vec<Payload> = images.into_iter().map(|image| args.images.body_format.encode(image)).collect();
     let setup = setup(args, payloads.len(), skipped, label_problem);
@@ -77,9 +77,11 @@ fn images(args: &RunArgs) -> Result<Folder> {
     }
 }
 
-/// Prints a warning to standard error, and ignores errors.
-fn warn(text: &str) {
-    let _closed = writeln!(std::io::stderr(), "warning: {text}");
+/// Prints a warning to standard error unless `--quiet` is given, and ignores errors. The report has it in any case.
+fn warn(args: &RunArgs, text: &str) {
+    if !args.output.quiet {
+        let _closed = writeln!(std::io::stderr(), "warning: {text}");
+    }
 }
 
 /// The settings of the run, as the report shows them. The length is 0, since it is known only after the run.

@@ -77,6 +77,33 @@ fn errors_before_a_run_name_their_reason_and_send_nothing() {
 }
 
 #[test]
+fn a_workload_is_shown_with_the_format_of_its_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("workload");
+    for (text, flags, words) in [
+        ("7 6 8\n", &[][..], ["numbers, one for each second", "length      3 s", "21"]),
+        ("\u{feff}[7, 6.5,\r\n 8]\r\n", &[], ["list with a number for each second", "length      3 s", "highest 8.0/s"]),
+        ("second;rate\n0;7\n2;6\n", &[], ["CSV with rates per second", "length      3 s", "20"]),
+        ("minute,count\n0,60\n1,120\n", &[], ["CSV with requests per minute", "length      120 s", "180"]),
+        ("60 120", &["--workload-format=minutes"], ["one for each minute", "length      120 s", "in minutes"]),
+        (
+            "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,60,0\no,a,g,http,0,120\n",
+            &["--function=g"],
+            ["row for each function", "of which 60 without load", "function g"],
+        ),
+    ] {
+        std::fs::write(&path, text).expect("written");
+        let output = program().args(["workload", "--workload"]).arg(&path).args(flags).output().expect("the program runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text:?}: {}", stderr(&output));
+        assert!(words.iter().all(|word| shown.contains(word)), "{text:?}: {shown}");
+    }
+    let stages = program().args(["workload", "--stages=2s:4,2s:4"]).output().expect("the program runs");
+    let shown = String::from_utf8_lossy(&stages.stdout).into_owned();
+    assert!(shown.contains("stages 2s:4,2s:4") && shown.contains("requests    12"), "{shown}");
+}
+
+#[test]
 fn each_misbehaviour_of_a_server_has_its_error_code() {
     let write = |text: &'static str| answering(move |stream| drop(stream.write_all(text.as_bytes())));
     let cases = [

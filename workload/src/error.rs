@@ -118,8 +118,8 @@ pub enum Reason {
     },
     /// The header names no column that is known as a column of rates.
     #[error(
-        "the header names no column of rates: name it rate, rps, qps, requests, count or value, and the column of times \
-         second, time, timestamp or minute"
+        "the header names no column of rates: name it rate, rps, qps, requests, count or value, and the column of \
+         times second, time, timestamp or minute"
     )]
     NoRates,
     /// The table has several columns of rates, but no column that is known as a column of times.

@@ -1,5 +1,5 @@
-//! Traces of functions in the format of Azure's public data set: a header `HashOwner,HashApp,HashFunction,Trigger,1,2,…`
-//! and a row for each function, with its number of requests in each minute. The rows are added up.
+//! Traces of functions in the format of Azure's public data set: a header `HashOwner,HashApp,HashFunction,Trigger,1,2`
+//! and so on, and a row for each function with its number of requests in each minute. The rows are added up.
 
 use crate::cells::{cells, delimiter};
 use crate::error::{Error, Reason};

@@ -116,8 +116,7 @@ impl Table {
         Self { unit, columns: None, first: None, last: None, per_second: Vec::new() }
     }
 
-    fn row(&mut self, line: Line<'_>) -> Result<(), Error> {
-        let Some(columns) = self.columns else { return Ok(()) };
+    fn row(&mut self, columns: Columns, line: Line<'_>) -> Result<(), Error> {
         let row = line.content();
         let (mut found, mut time_cell, mut rate_cell) = (0, row, row);
         for cell in cells(row, columns.delimiter) {
@@ -174,14 +173,18 @@ impl LineParser for Table {
         if content.is_empty() {
             return Ok(());
         }
-        if self.columns.is_none() {
-            if is_header(content) {
+        match self.columns {
+            Some(columns) => self.row(columns, line),
+            None if is_header(content) => {
                 self.columns = Some(Columns::named(line, self.unit)?);
-                return Ok(());
+                Ok(())
             }
-            self.columns = Some(Columns::unnamed(line, self.unit)?);
+            None => {
+                let columns = Columns::unnamed(line, self.unit)?;
+                self.columns = Some(columns);
+                self.row(columns, line)
+            }
         }
-        self.row(line)
     }
 
     /// The rate of the last row holds until the end of its second or minute.
