@@ -39,7 +39,7 @@ impl Cli {
             }
             Command::Run(args) if !args.load.is_given() => Some(load::NO_LOAD),
             Command::Workload(args) if args.load.closed.is_some() => {
-                Some("--closed has no schedule to show; use --workload, --shape, or --rate with --duration")
+                Some("--closed has no schedule to show; use --workload, --shape, --stages, or --rate with --duration")
             }
             Command::Workload(args) if !args.load.is_given() => Some(load::NO_LOAD),
             _ => None,
@@ -106,8 +106,8 @@ pub struct RunArgs {
         long,
         requires = "slo",
         conflicts_with_all = [
-            "workload", "shape", "closed", "duration", "threshold", "repeat", "rate_scale", "time_scale", "warmup",
-            "html", "csv", "log", "table", "scaler"
+            "workload", "shape", "stages", "closed", "duration", "threshold", "repeat", "rate_scale", "time_scale",
+            "warmup", "html", "csv", "log", "table", "scaler"
         ]
     )]
     pub find_capacity: bool,
@@ -142,7 +142,8 @@ pub struct CompareArgs {
 /// Flags of `loadgen workload`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  loadgen workload --workload workload.txt --rate-scale 0.5 --plot\n  \
-    loadgen workload --shape sine:low=5,high=40,period=60,length=300 --plot")]
+    loadgen workload --shape sine:low=5,high=40,period=60,length=300 --plot\n  \
+    loadgen workload --stages 30s:10,1m30s:50,30s:0 --plot")]
 pub struct WorkloadArgs {
     /// The times at which requests are sent
     #[command(flatten)]

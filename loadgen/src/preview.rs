@@ -19,8 +19,9 @@ const HEIGHT: u16 = 20;
 /// # Errors
 /// If the workload cannot be read, or is empty, too long or too large.
 pub fn show(args: &WorkloadArgs) -> Result<String> {
-    let workload = args.load.workload()?;
-    let mut text = format!("workload    {}\n{}", args.load.describe(), figures(&workload));
+    let (workload, format) = args.load.workload_and_format()?;
+    let format = format.map_or_else(String::new, |format| format!("format      {format}\n"));
+    let mut text = format!("workload    {}\n{format}{}", args.load.describe(), figures(&workload));
     if args.plot {
         text.push_str("\n\n");
         text.push_str(&plot(&workload));

@@ -7,6 +7,7 @@ pub mod terminal;
 
 use crate::capacity::CapacityReport;
 use crate::condition::{Condition, ConditionResult};
+use crate::connection_limit::ConnectionLimit;
 use crate::measure::Measurement;
 use crate::payload::BodyFormat;
 use crate::recording::RunRecording;
@@ -88,6 +89,13 @@ pub struct RunSetup {
     /// Number of files whose extension is that of an image, but that are no images or could not be read.
     #[serde(rename = "skipped_pictures")]
     pub skipped_images: usize,
+    /// What is wrong with the labels of the images, such as a labels.csv that names no image. Absent if every label
+    /// belongs to an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_problem: Option<String>,
+    /// The limit of open files. Absent if it permits as many connections as loadgen opens at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_limit: Option<ConnectionLimit>,
     /// Format of the requests' bodies.
     #[serde(rename = "form")]
     pub body_format: BodyFormat,
@@ -165,6 +173,8 @@ pub(crate) mod tests {
             seed: 1,
             images: 1,
             skipped_images: 0,
+            label_problem: None,
+            connection_limit: None,
             body_format: BodyFormat::Raw,
             objective_ms: 500.0,
             warmup_seconds: 0.0,

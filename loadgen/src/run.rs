@@ -3,6 +3,7 @@
 
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
+use crate::connection_limit::ConnectionLimit;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
@@ -14,6 +15,7 @@ use crate::schedule::Schedule;
 use crate::send::LoadPattern;
 use crate::target::{self, LoadTarget};
 use anyhow::{Result, ensure};
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 use workload::Workload;
 
@@ -43,14 +45,20 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     args.output.create_files()?;
     let encoder = args.target.body_encoder(args.images.body_format)?;
     let target = LoadTarget::connect(&args.target).await?;
-    if let Some(note) = args.target.note().filter(|_| !args.output.quiet) {
-        eprintln!("{note}");
+    if let Some(note) = args.target.note() {
+        warn(args, &note);
     }
-    let (payloads, skipped_images) = payloads(args, &encoder)?;
-    let setup = setup(args, encoder.format(), payloads.len(), skipped_images);
+    if let Some(limit) = args.target.connection_limit().filter(ConnectionLimit::is_low) {
+        warn(args, &limit.to_string());
+    }
+    let bodies = bodies(args, &encoder)?;
+    if let Some(problem) = &bodies.label_problem {
+        warn(args, problem);
+    }
+    let setup = setup(args, encoder.format(), &bodies);
     let scaler = args.target.scaler.clone();
     let request_ids = target.request_ids();
-    let runner = Runner { target, payloads: payloads.into(), request_ids, connections, dispatcher, scaler };
+    let runner = Runner { target, payloads: bodies.payloads.into(), request_ids, connections, dispatcher, scaler };
     let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
     if args.find_capacity {
         let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
@@ -59,17 +67,26 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
     measure(args, setup, workload, &runner, display, &mut stop).await
 }
 
-/// The bodies of the requests, and the number of files that were skipped.
-fn payloads(args: &RunArgs, encoder: &BodyEncoder) -> Result<(Vec<Payload>, usize)> {
+/// The bodies of the requests.
+struct Bodies {
+    payloads: Vec<Payload>,
+    /// Number of files that are no images, or could not be read.
+    skipped_images: usize,
+    /// The reason why the labels of the folder are of no use.
+    label_problem: Option<String>,
+}
+
+/// Makes the bodies of the requests.
+fn bodies(args: &RunArgs, encoder: &BodyEncoder) -> Result<Bodies> {
     let flags = &args.images;
     if let Some(payloads) = encoder.random(flags.generate as usize, args.load.seed) {
-        return Ok((payloads, 0));
+        return Ok(Bodies { payloads, skipped_images: 0, label_problem: None });
     }
-    let Folder { images, skipped } = match &flags.folder {
-        Some(folder) => images::read_folder(folder)?,
+    let Folder { images, skipped, label_problem } = match &flags.folder {
+        Some(folder) => images::read_folder(folder, flags.label_source())?,
         None => {
             let images = images::generate(flags.generate, args.load.seed, &flags.style.style());
-            Folder { images, skipped: 0 }
+            Folder { images, skipped: 0, label_problem: None }
         }
     };
     let (mut payloads, mut bytes) = (Vec::new(), 0);
@@ -79,11 +96,18 @@ fn payloads(args: &RunArgs, encoder: &BodyEncoder) -> Result<(Vec<Payload>, usiz
         ensure!(bytes <= MAX_BODY_BYTES, "the bodies of all images have more than 8 GiB; use fewer or smaller images");
         payloads.push(payload);
     }
-    Ok((payloads, skipped))
+    Ok(Bodies { payloads, skipped_images: skipped, label_problem })
+}
+
+/// Prints a warning to standard error unless `--quiet` is given, and ignores errors.
+fn warn(args: &RunArgs, text: &str) {
+    if !args.output.quiet {
+        let _closed = writeln!(std::io::stderr(), "warning: {text}");
+    }
 }
 
 /// The settings of the run, as the report shows them. The length is 0, since it is known only after the run.
-fn setup(args: &RunArgs, body_format: BodyFormat, images: usize, skipped_images: usize) -> RunSetup {
+fn setup(args: &RunArgs, body_format: BodyFormat, bodies: &Bodies) -> RunSetup {
     RunSetup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -92,8 +116,10 @@ fn setup(args: &RunArgs, body_format: BodyFormat, images: usize, skipped_images:
         load: args.load.describe(),
         arrivals: args.load.closed.is_none().then_some(args.load.arrivals),
         seed: args.load.seed,
-        images,
-        skipped_images,
+        images: bodies.payloads.len(),
+        skipped_images: bodies.skipped_images,
+        label_problem: bodies.label_problem.clone(),
+        connection_limit: args.target.connection_limit(),
         body_format,
         objective_ms: args.objective.as_secs_f64() * 1e3,
         warmup_seconds: args.load.warmup.unwrap_or_default().as_secs_f64(),

@@ -72,6 +72,8 @@ fn report(slowness: u64) -> RunReport {
         seed: 1,
         images: 120,
         skipped_images: 0,
+        label_problem: None,
+        connection_limit: None,
         body_format: BodyFormat::Raw,
         objective_ms: 500.0,
         warmup_seconds: 0.0,

@@ -108,6 +108,33 @@ fn errors_before_a_run_name_their_reason_and_send_nothing() {
 }
 
 #[test]
+fn a_workload_is_shown_with_the_format_of_its_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("workload");
+    for (text, flags, words) in [
+        ("7 6 8\n", &[][..], ["numbers, one for each second", "length      3 s", "21"]),
+        ("\u{feff}[7, 6.5,\r\n 8]\r\n", &[], ["list with a number for each second", "length      3 s", "highest 8.0/s"]),
+        ("second;rate\n0;7\n2;6\n", &[], ["CSV with rates per second", "length      3 s", "20"]),
+        ("minute,count\n0,60\n1,120\n", &[], ["CSV with requests per minute", "length      120 s", "180"]),
+        ("60 120", &["--workload-format=minutes"], ["one for each minute", "length      120 s", "in minutes"]),
+        (
+            "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,60,0\no,a,g,http,0,120\n",
+            &["--function=g"],
+            ["row for each function", "of which 60 without load", "function g"],
+        ),
+    ] {
+        std::fs::write(&path, text).expect("written");
+        let output = program().args(["workload", "--workload"]).arg(&path).args(flags).output().expect("the program runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text:?}: {}", stderr(&output));
+        assert!(words.iter().all(|word| shown.contains(word)), "{text:?}: {shown}");
+    }
+    let stages = program().args(["workload", "--stages=2s:4,2s:4"]).output().expect("the program runs");
+    let shown = String::from_utf8_lossy(&stages.stdout).into_owned();
+    assert!(shown.contains("stages 2s:4,2s:4") && shown.contains("requests    12"), "{shown}");
+}
+
+#[test]
 fn each_misbehaviour_of_a_server_has_its_error_code() {
     let write = |text: &'static str| answering(move |stream| drop(stream.write_all(text.as_bytes())));
     let cases = [
@@ -295,6 +322,53 @@ fn too_few_connections_cause_late_sends_and_an_invalid_report() {
     assert!(String::from_utf8_lossy(&run.output.stdout).contains("INVALID"));
     // Waiting for a connection is part of the latency.
     assert!(run.requests.iter().map(|request| request.latency).max() > Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_low_limit_of_open_files_is_named_at_the_start_and_in_the_result() {
+    let url = answering(|stream| {
+        std::thread::sleep(Duration::from_millis(200));
+        let _sent = stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("run.json");
+    let line = format!(
+        "ulimit -n 64; exec {} run --url {url} --rate 50 --duration 1s --generate 3 --size 32 --json {}",
+        env!("CARGO_BIN_EXE_loadgen"),
+        json.display()
+    );
+    let output = Command::new("sh").args(["-c", &line]).stdin(Stdio::null()).output().expect("the program runs");
+    let (error, text) = (stderr(&output), String::from_utf8_lossy(&output.stdout).into_owned());
+    assert_eq!(output.status.code(), Some(99), "{error}{text}");
+    let limit = "the limit of 64 open files permits only 1 connection; raise it";
+    assert!(error.starts_with("warning: ") && error.contains(limit), "{error}");
+    let invalid = text.lines().find(|line| line.starts_with("INVALID")).expect("the run is invalid");
+    assert!(invalid.contains(limit) && invalid.contains("ulimit -n"), "{invalid}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
+    assert_eq!(report["setup"]["connection_limit"]["open_files"], 64);
+}
+
+#[test]
+fn labels_that_name_no_image_are_said_before_and_after_the_run() {
+    let (url, _arrivals) = record(None);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pictures = folder.path().join("pictures");
+    let drawn = program().args(["pictures", "--count=2", "--size=32"]).arg(&pictures).output().expect("drawn");
+    assert!(drawn.status.success(), "{}", stderr(&drawn));
+    let run_with = |labels: &str| {
+        std::fs::write(pictures.join("labels.csv"), labels).expect("written");
+        run(&["--url", &url, "--rate=20", "--duration=1s", "--pictures", pictures.to_str().expect("UTF-8")])
+    };
+    let unknown = run_with("file,label\nother/00000.jpg,plain circle\n");
+    let problem = "no row of labels.csv names an image of the folder; the first is line 2";
+    assert!(stderr(&unknown.output).contains(problem), "{}", stderr(&unknown.output));
+    let text = String::from_utf8_lossy(&unknown.output.stdout).into_owned();
+    assert!(text.contains(&format!("accuracy    unknown: {problem}")), "{text}");
+    assert!(unknown.report["setup"]["label_problem"].as_str().is_some_and(|text| text.contains(problem)));
+    let known = run_with("label,file\nplain circle,00000.jpg\nplain circle,00001.jpg\n");
+    assert_eq!(stderr(&known.output), "");
+    assert!(known.report["summary"]["accuracy"].is_number(), "{}", known.report["summary"]);
+    assert!(known.report["setup"]["label_problem"].is_null());
 }
 
 #[test]

@@ -17,9 +17,14 @@ pub fn raise() {
     }
 }
 
+/// The present limit of open files of this process.
+pub fn limit() -> u64 {
+    Resource::NOFILE.get_soft().expect("getrlimit supports RLIMIT_NOFILE on every Unix")
+}
+
 /// The number of client connections that the present limit of open files permits, at least 1. One part in 32 of the
 /// limit and [`RESERVED`] more descriptors are kept for other uses.
 pub fn for_connections() -> usize {
-    let limit = Resource::NOFILE.get_soft().expect("getrlimit supports RLIMIT_NOFILE on every Unix").min(MAX);
+    let limit = limit().min(MAX);
     (limit - limit / 32).saturating_sub(RESERVED).max(1) as usize
 }

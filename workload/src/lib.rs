@@ -1,11 +1,26 @@
 //! Workloads: the number of requests in each second, from a file or from a shape, and the time of each request. Knows
 //! nothing of how requests are sent or served.
 //!
-//! A workload file holds whole numbers separated by white space, one number for each second: `7 6 7 8 …`. `#` starts a
-//! comment that ends with the line.
+//! A workload file holds numbers separated by white space, one number for each second: `7 6 7 8 …`. It may also be a
+//! list, a table in CSV or a trace of functions; see [`file`]. `#` starts a comment that ends with the line.
 
 pub mod arrivals;
+mod cells;
+mod error;
+pub mod file;
+pub mod format;
+mod functions;
+mod lines;
+mod numbers;
 pub mod shape;
+pub mod stages;
+mod table;
+mod timestamp;
+pub mod unit;
+
+pub use error::{Error, Reason};
+
+use file::ReadOptions;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,54 +34,16 @@ pub const MAX_SECONDS: usize = 7 * 24 * 3600;
 /// The offered load in each second.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
-    /// The requests per second in each second. The numbers are whole in a file. After scaling they may have fractions.
+    /// The requests per second in each second. They may have fractions.
     pub per_second: Vec<f64>,
-}
-
-/// The reason why a text is not a workload.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A word is no whole number, or the number is larger than [`MAX_PER_SECOND`].
-    #[error("line {line}, column {column}: {word:?} is no number of requests; write a whole number from 0 to 1000000")]
-    Number {
-        /// The number of the line, from 1.
-        line: usize,
-        /// The position of the word's first character in the line, in characters from 1.
-        column: usize,
-        /// The first 40 characters of the word.
-        word: String,
-    },
-    /// The text has no number.
-    #[error("the workload has no number; write the requests of each second, such as 5 5 20 20 5")]
-    Empty,
-    /// The text has more than [`MAX_SECONDS`] numbers.
-    #[error("the workload has more than 604800 numbers, one for each second of a week; shorten it")]
-    Long,
 }
 
 impl FromStr for Workload {
     type Err = Error;
 
+    /// Reads a workload in any format; see [`file::read`].
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut per_second = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let numbers = line.split('#').next().unwrap_or_default();
-            for word in numbers.split_whitespace() {
-                match word.parse::<u32>().map(f64::from) {
-                    Ok(rate) if rate <= MAX_PER_SECOND => per_second.push(rate),
-                    _ => {
-                        let before = word.as_ptr().addr() - line.as_ptr().addr();
-                        let column = line[..before].chars().count() + 1;
-                        return Err(Error::Number { line: index + 1, column, word: word.chars().take(40).collect() });
-                    }
-                }
-            }
-        }
-        match per_second.len() {
-            0 => Err(Error::Empty),
-            1..=MAX_SECONDS => Ok(Self { per_second }),
-            _ => Err(Error::Long),
-        }
+        file::read(text.as_bytes(), &ReadOptions::default()).map(|file| file.workload)
     }
 }
 
@@ -175,19 +152,5 @@ mod tests {
             ("surges.txt", 150, 16_800.0),
         ];
         assert_eq!(lengths, expected.map(|(name, seconds, requests)| (name.to_owned(), seconds, requests)));
-    }
-
-    #[test]
-    fn errors_give_the_line_and_the_column() {
-        let error = |text: &str| text.parse::<Workload>().expect_err("the text is invalid");
-        for (text, line, column) in
-            [("5 x", 1, 3), ("5\n6 -7", 2, 3), ("1.5", 1, 1), ("5 1000001", 1, 3), ("é 5", 1, 1)]
-        {
-            let Error::Number { line: at_line, column: at_column, .. } = error(text) else { panic!("{text}") };
-            assert_eq!((at_line, at_column), (line, column), "{text:?}");
-        }
-        assert_eq!(error(""), Error::Empty);
-        assert_eq!(error("# nothing\n"), Error::Empty);
-        assert_eq!(error(&"1 ".repeat(MAX_SECONDS + 1)), Error::Long);
     }
 }

@@ -1,6 +1,7 @@
 //! Flags that choose the images, and how requests carry them.
 
 use crate::drawing::ImageStyle;
+use crate::labels::LabelSource;
 use crate::payload::BodyFormat;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -16,6 +17,9 @@ pub struct Args {
     /// Without --pictures, labelled images are drawn
     #[arg(long = "pictures", value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
+    /// Take the names of the subfolders of --pictures for the labels, as in cat/1.jpg, and not its labels.csv
+    #[arg(long, requires = "folder")]
+    pub labels_from_folders: bool,
     /// Number of images to draw, without --pictures
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub generate: u64,
@@ -25,6 +29,13 @@ pub struct Args {
     /// Format of each request's body; raw by default, and oip-json with --target-kind oip or --tensor
     #[arg(long = "form", value_name = "FORMAT", value_enum)]
     pub body_format: Option<BodyFormat>,
+}
+
+impl Args {
+    /// The source of the labels of a folder's images.
+    pub fn label_source(&self) -> LabelSource {
+        if self.labels_from_folders { LabelSource::Subfolders } else { LabelSource::File }
+    }
 }
 
 /// Flags of `loadgen pictures`.

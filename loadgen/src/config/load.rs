@@ -2,32 +2,52 @@
 
 use crate::config::positive;
 use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
-use std::io::Read;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use workload::arrivals::ArrivalProcess;
+use workload::file::{self, ReadOptions, WorkloadFile};
+use workload::format::{FormatChoice, WorkloadFormat};
 use workload::shape::Shape;
+use workload::stages::Stages;
 use workload::{MAX_PER_SECOND, MAX_SECONDS, Workload};
 
-/// Largest workload file, in bytes. A workload of a week needs far less.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+/// A workload file that is longer than this, in bytes, is read with a progress bar.
+const LONG_FILE_BYTES: u64 = 64 << 20;
 
 /// The message of the error when no flag chooses a load.
 pub const NO_LOAD: &str =
-    "choose a load: --workload FILE, --shape SHAPE, --rate R --duration T, or --closed N --duration T";
+    "choose a load: --workload FILE, --shape SHAPE, --stages STAGES, --rate R --duration T, or --closed N --duration T";
 
 /// Flags of `loadgen run` and `loadgen workload` that choose the load.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// File with the number of requests of each second, as whole numbers that white space separates; # starts a comment
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "rate", "closed"])]
+    /// File with the number of requests of each second: numbers that white space or commas separate, a list [7, 6, 7],
+    /// CSV with the columns second,rate or minute,count, or a trace of Azure Functions; # starts a comment
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "stages", "rate", "closed"])]
     pub workload: Option<PathBuf>,
+    /// Format of the workload file: auto (recognised from the content), counts (numbers), csv (times and rates), json
+    /// (a list), or minutes (any of these, with the requests of a minute in each number)
+    #[arg(long, value_name = "FORMAT", requires = "workload", default_value_t = FormatChoice::Auto)]
+    pub workload_format: FormatChoice,
+    /// HashFunction of the function whose requests are sent, out of a trace of Azure Functions; without this flag, the
+    /// requests of all functions are sent
+    #[arg(long, value_name = "HASH", requires = "workload")]
+    pub function: Option<String>,
     /// Workload with a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off, markov, gamma, flash or walk,
     /// as in square:low=5,high=40,period=60,length=300; low and high are in requests per second, period and length in
     /// seconds, and cv is the coefficient of variation of the rates of gamma
-    #[arg(long, conflicts_with_all = ["rate", "closed"])]
+    #[arg(long, conflicts_with_all = ["stages", "rate", "closed"])]
     pub shape: Option<Shape>,
+    /// Stages as in k6, such as 30s:10,1m30s:50: the rate moves linearly to each number of requests per second, within
+    /// the time before it
+    #[arg(long, conflicts_with_all = ["rate", "closed"])]
+    pub stages: Option<Stages>,
+    /// Rate at the start of --stages, in requests per second
+    #[arg(long, value_name = "RATE", requires = "stages", default_value_t = 0.0, value_parser = start_rate)]
+    pub start_rate: f64,
     /// Constant rate in requests per second, for --duration; with --find-capacity, the first rate that is tried
     #[arg(long, conflicts_with_all = ["closed", "time_scale", "repeat"], value_parser = rate)]
     pub rate: Option<f64>,
@@ -70,7 +90,8 @@ impl Args {
     /// Whether the flags choose a load.
     pub fn is_given(&self) -> bool {
         let has_rate = self.rate.is_some() && self.duration.is_some();
-        self.workload.is_some() || self.shape.is_some() || self.closed.is_some() || has_rate
+        let has_shape = self.shape.is_some() || self.stages.is_some();
+        self.workload.is_some() || has_shape || self.closed.is_some() || has_rate
     }
 
     /// The workload that the flags choose: scaled, stretched, repeated and cut, in this order. It does not contain the
@@ -79,12 +100,30 @@ impl Args {
     /// # Errors
     /// If the workload file cannot be read, or the workload is empty, too long or too large.
     pub fn workload(&self) -> Result<Workload> {
-        let workload = match (&self.workload, &self.shape, self.rate.zip(self.duration)) {
-            (Some(path), ..) => read(path).with_context(|| format!("read workload {}", path.display()))?,
-            (_, Some(shape), _) => shape.workload(),
+        Ok(self.workload_and_format()?.0)
+    }
+
+    /// The workload as from [`Args::workload`], and the format of its file; `None` without a file.
+    ///
+    /// # Errors
+    /// As for [`Args::workload`].
+    pub fn workload_and_format(&self) -> Result<(Workload, Option<WorkloadFormat>)> {
+        if let Some(path) = &self.workload {
+            let options = ReadOptions { format: self.workload_format, function: self.function.clone() };
+            let file = read(path, &options).with_context(|| format!("read workload {}", path.display()))?;
+            return Ok((self.changed(file.workload)?, Some(file.format)));
+        }
+        let workload = match (&self.shape, &self.stages, self.rate.zip(self.duration)) {
+            (Some(shape), ..) => shape.workload(),
+            (_, Some(stages), _) => stages.workload(self.start_rate),
             (_, _, Some((rate, duration))) => Workload::constant(rate, duration),
             (None, None, None) => bail!(NO_LOAD),
         };
+        Ok((self.changed(workload)?, None))
+    }
+
+    /// The workload after the changes that the flags ask for.
+    fn changed(&self, workload: Workload) -> Result<Workload> {
         let seconds = workload.per_second.len() as f64 * self.time_scale * f64::from(self.repeat);
         ensure!(
             seconds <= MAX_SECONDS as f64,
@@ -106,12 +145,20 @@ impl Args {
 
     /// The load in words, for reports.
     pub fn describe(&self) -> String {
-        let mut words = match (&self.workload, &self.shape, self.rate, self.closed) {
+        let mut words = match (&self.workload, &self.shape, &self.stages, self.closed) {
             (Some(path), ..) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             (_, Some(shape), ..) => shape.to_string(),
-            (_, _, _, Some(closed)) => return format!("{closed} at a time"),
-            (_, _, rate, _) => format!("{}/s", rate.unwrap_or_default()),
+            (_, _, Some(stages), _) if self.start_rate > 0.0 => format!("stages {stages} from {}/s", self.start_rate),
+            (_, _, Some(stages), _) => format!("stages {stages}"),
+            (.., Some(closed)) => return format!("{closed} at a time"),
+            (None, None, None, None) => format!("{}/s", self.rate.unwrap_or_default()),
         };
+        if self.workload_format == FormatChoice::Minutes {
+            words.push_str(" in minutes");
+        }
+        if let Some(function) = &self.function {
+            words.push_str(&format!(", function {function}"));
+        }
         for (name, scale) in [("rate", self.rate_scale), ("time", self.time_scale)] {
             if scale != 1.0 {
                 words.push_str(&format!(", {name} × {scale}"));
@@ -130,6 +177,12 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "must be a positive number up to 1000000".into())
 }
 
+/// Parses the rate at which stages start, in requests per second.
+fn start_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=MAX_PER_SECOND).contains(rate));
+    rate.ok_or_else(|| "must be a number between 0 and 1000000".into())
+}
+
 /// Parses a factor of `--rate-scale` or `--time-scale`.
 fn scale(text: &str) -> Result<f64, String> {
     let scale = text.parse().ok().filter(|scale| (1e-6..=1e6).contains(scale));
@@ -137,16 +190,19 @@ fn scale(text: &str) -> Result<f64, String> {
 }
 
 /// Reads a workload file.
-fn read(path: &Path) -> Result<Workload> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "the file is longer than 64 MiB");
-    let text = std::str::from_utf8(&text).map_err(|error| {
-        let valid = &text[..error.valid_up_to()];
-        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        anyhow::anyhow!("line {line} is not UTF-8 text")
-    })?;
-    Ok(text.parse::<Workload>()?)
+fn read(path: &Path, options: &ReadOptions) -> Result<WorkloadFile> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let bar = if length > LONG_FILE_BYTES { progress_bar(length) } else { ProgressBar::hidden() };
+    let read = file::read(BufReader::with_capacity(1 << 16, bar.wrap_read(file)), options);
+    bar.finish_and_clear();
+    Ok(read?)
+}
+
+fn progress_bar(length: u64) -> ProgressBar {
+    let template = "reading the workload {wide_bar} {bytes}/{total_bytes}";
+    ProgressBar::new(length)
+        .with_style(ProgressStyle::with_template(template).expect("the template of the progress bar is valid"))
 }
 
 #[cfg(test)]
@@ -168,6 +224,27 @@ mod tests {
         assert_eq!(workload(&[ramp]), Ok(vec![1.0, 3.0]));
         assert_eq!(workload(&[ramp, "--rate-scale=2", "--time-scale=2"]), Ok(vec![2.0, 2.0, 6.0, 6.0]));
         assert_eq!(workload(&[ramp, "--repeat=2", "--duration=3s"]), Ok(vec![1.0, 3.0, 1.0]));
+        let stages = "--stages=2s:4,1s:4";
+        assert_eq!(workload(&[stages]), Ok(vec![1.0, 3.0, 4.0]));
+        assert_eq!(workload(&[stages, "--start-rate=4", "--rate-scale=2"]), Ok(vec![8.0; 3]));
+    }
+
+    #[test]
+    fn a_file_is_read_in_the_format_that_is_chosen() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            format!("--workload={}", path.display())
+        };
+        let pairs = file("pairs", "0,60\n1,90\n");
+        assert_eq!(workload(&[&pairs]), Ok(vec![60.0, 90.0]));
+        assert_eq!(workload(&[&pairs, "--workload-format=counts"]), Ok(vec![0.0, 60.0, 1.0, 90.0]));
+        let minutes = workload(&[&pairs, "--workload-format=minutes"]).expect("minutes");
+        assert_eq!((minutes.len(), minutes[59], minutes[60]), (120, 1.0, 1.5));
+        let trace = file("trace", "HashOwner,HashApp,HashFunction,Trigger,1,2\no,a,f,http,60,60\no,a,g,http,60,0\n");
+        assert_eq!(workload(&[&trace, "--function=f"]), Ok(vec![1.0; 120]));
+        assert_eq!(workload(&[&trace]).expect("a trace")[0], 2.0);
     }
 
     #[test]
@@ -196,6 +273,16 @@ mod tests {
             (&["--closed=1", "--duration=1s", "--arrivals=uniform"], "--closed"),
             (&["--rate=1", "--duration=1s", "--arrivals=gamma:0"], "gamma:CV"),
             (&["--shape=circle"], "no such shape"),
+            (&["--stages=30s"], "stage 1, \"30s\", has no colon"),
+            (&["--stages=1s:5", "--start-rate=-1"], "'-1' for '--start-rate"),
+            (&["--stages=1s:5", "--rate=5"], "--rate"),
+            (&["--stages=1s:5", "--shape=constant"], "--shape"),
+            (&["--rate=1", "--duration=1s", "--start-rate=5"], "--stages"),
+            (&["--rate=1", "--duration=1s", "--workload-format=csv"], "--workload"),
+            (&["--rate=1", "--duration=1s", "--function=f"], "--workload"),
+            (&[&zeros, "--workload-format=xml"], "auto, counts, csv, json and minutes"),
+            (&[&zeros, "--function=f"], "no column HashFunction"),
+            (&[&zeros, "--workload-format=json"], "no list in square brackets"),
             (&["--workload=no/such/file"], "no/such/file"),
             (&["--workload=/dev/zero"], "64 MiB"),
             (&["--workload=/"], "read workload /"),

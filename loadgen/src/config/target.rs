@@ -5,6 +5,7 @@ use crate::answer::{AnswerReader, TargetKind};
 use crate::config::positive;
 use crate::connection::addresses::Override;
 use crate::connection::destination::Protocol;
+use crate::connection_limit::ConnectionLimit;
 use crate::payload::template::BodyTemplate;
 use crate::payload::tensor::Tensor;
 use crate::payload::{BodyEncoder, BodyFormat};
@@ -113,6 +114,13 @@ impl Args {
         Ok(connections as usize)
     }
 
+    /// The limit of open files, if it is the reason why [`Args::connections`] is less than its default.
+    pub fn connection_limit(&self) -> Option<ConnectionLimit> {
+        let connections = service::descriptors::for_connections();
+        let is_bounded = self.connections.is_none() && connections < DEFAULT_CONNECTIONS;
+        is_bounded.then(|| ConnectionLimit { open_files: service::descriptors::limit(), connections })
+    }
+
     /// The version of HTTP.
     pub fn protocol(&self) -> Protocol {
         if self.http2 { Protocol::Http2(self.streams as usize) } else { Protocol::Http1 }
@@ -165,7 +173,7 @@ impl Args {
     pub fn note(&self) -> Option<String> {
         let (_, value) = self.header.iter().find(|(name, _)| *name == CONTENT_TYPE)?;
         let value = String::from_utf8_lossy(value.as_bytes());
-        Some(format!("note: --header sets Content-Type to {value:?}, in place of the one that belongs to the body"))
+        Some(format!("--header sets Content-Type to {value:?}, in place of the one that belongs to the body"))
     }
 
     /// Why the flags exclude each other, where clap cannot know it; `None` if they do not.

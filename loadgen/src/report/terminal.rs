@@ -3,6 +3,7 @@
 use super::{RunReport, RunSetup};
 use crate::capacity::{CapacityReport, RateTrial};
 use crate::condition::ConditionResult;
+use crate::connection_limit::ConnectionLimit;
 use crate::latencies::{Percentiles, format_ms, format_or_never};
 use crate::send_delay::SendDelays;
 use crate::slowest::SlowRequest;
@@ -23,6 +24,10 @@ pub fn summary(report: &RunReport) -> String {
     if let Some(accuracy) = summary.accuracy {
         lines.push(format!("accuracy    {:.2} % of the answers to labelled images", 100.0 * accuracy));
     }
+    if let Some(problem) = &setup.label_problem {
+        let unknown = if summary.accuracy.is_none() { "accuracy    unknown: " } else { "labels      " };
+        lines.push(format!("{unknown}{problem}"));
+    }
     lines.push(format!(
         "bytes       {:.1} MB sent, {:.1} MB received",
         summary.sent_bytes as f64 / 1e6,
@@ -33,7 +38,7 @@ pub fn summary(report: &RunReport) -> String {
         lines.push(format!("images      {} files could not be read and were skipped", setup.skipped_images));
     }
     lines.extend(slowest_lines(&report.slowest));
-    lines.extend(send_delay_line(&report.send_delays));
+    lines.extend(send_delay_line(&report.send_delays, setup.connection_limit));
     lines.extend(report.thresholds.iter().map(|result| format!("threshold   {result}")));
     lines.join("\n")
 }
@@ -113,16 +118,24 @@ fn usage_line(usage: &ReplicaUsage) -> String {
     )
 }
 
-/// The line about late requests; `None` if there are none.
-fn send_delay_line(delays: &SendDelays) -> Option<String> {
+/// The line about late requests; `None` if there are none. `limit` is the limit of open files, if it bounds the
+/// connections.
+fn send_delay_line(delays: &SendDelays, limit: Option<ConnectionLimit>) -> Option<String> {
     let SendDelays { send_delay_ms, late_after_ms, late_sends, is_bottleneck } = delays;
     let late =
         format!("{late_sends} requests were sent over {late_after_ms} ms late (p99 {:.1} ms)", send_delay_ms.p99);
     if *is_bottleneck {
-        Some(format!(
-            "INVALID     {late}: this machine, or --connections, was the bottleneck, and the figures say nothing about \
-             the server; lower the rate, or raise --connections"
-        ))
+        let invalid = format!("INVALID     {late}");
+        Some(match limit {
+            Some(limit) => format!(
+                "{invalid}: this machine, or its limit of open files, was the bottleneck, and the figures say nothing \
+                 about the server; {limit}"
+            ),
+            None => format!(
+                "{invalid}: this machine, or --connections, was the bottleneck, and the figures say nothing about the \
+                 server; lower the rate, or raise --connections"
+            ),
+        })
     } else if *late_sends > 0 {
         Some(format!("warning     {late}, since this machine was busy"))
     } else {
