@@ -36,9 +36,9 @@ pub struct Folder {
     pub skipped: usize,
 }
 
-/// Draws the first `count` images of the series `seed`.
-pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
-    let bar = progress_bar("drawing images", count);
+/// Draws the first `count` images of the series `seed`. Shows the progress unless `quiet`.
+pub fn generate(count: u64, seed: u64, style: &ImageStyle, quiet: bool) -> Vec<ImageFile> {
+    let bar = progress_bar("drawing images", count, quiet);
     let image = |index| {
         bar.inc(1);
         let drawing = drawing::draw(seed, index, style);
@@ -51,17 +51,18 @@ pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
 }
 
 /// Reads every JPEG, PNG and WebP file in `folder`, at any depth. The file `labels.csv` in the folder, if there is one,
-/// gives the labels: each row is `file,label`, with the path of the file relative to the folder.
+/// gives the labels: each row is `file,label`, with the path of the file relative to the folder. Shows the progress
+/// unless `quiet`.
 ///
 /// # Errors
 /// If the folder cannot be read, has no image or more than 4 GiB of images, or if its labels.csv is malformed.
-pub fn read_folder(folder: &Path) -> Result<Folder> {
+pub fn read_folder(folder: &Path, quiet: bool) -> Result<Folder> {
     let mut files = Vec::new();
     collect(folder, &mut files)?;
     files.sort_by(|a, b| a.0.cmp(&b.0));
     let labels = labels(folder)?;
     let (mut images, mut skipped, mut bytes) = (Vec::new(), 0, 0);
-    let bar = progress_bar("reading images", files.len() as u64);
+    let bar = progress_bar("reading images", files.len() as u64, quiet);
     for (path, format) in files {
         bar.inc(1);
         let Some(file) = read_image(&path, format) else {
@@ -105,7 +106,7 @@ fn read_image(path: &Path, format: Format) -> Option<Vec<u8>> {
 /// If the folder cannot be written.
 pub fn write_folder(folder: &Path, count: u64, seed: u64, style: &ImageStyle) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let bar = progress_bar("writing images", count);
+    let bar = progress_bar("writing images", count, false);
     let mut csv = String::from("file,label\n");
     for index in 0..count {
         let drawing = drawing::draw(seed, index, style);
@@ -202,7 +203,11 @@ fn labels(folder: &Path) -> Result<HashMap<PathBuf, String>> {
     rows.records().map(row).collect()
 }
 
-fn progress_bar(name: &str, length: u64) -> ProgressBar {
+/// A bar on standard error if that is a terminal; an invisible one if `quiet`.
+fn progress_bar(name: &str, length: u64, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
     let template = format!("{name} {{wide_bar}} {{pos}}/{{len}}");
     ProgressBar::new(length)
         .with_style(ProgressStyle::with_template(&template).expect("the template of the progress bar is valid"))
@@ -218,8 +223,8 @@ mod tests {
         let style = ImageStyle::default();
         write_folder(root.path(), 13, 5, &style).expect("writable");
         std::fs::write(root.path().join("notes.txt"), "not an image").expect("writable");
-        let Folder { images, skipped } = read_folder(root.path()).expect("readable");
-        let generated = generate(13, 5, &style);
+        let Folder { images, skipped } = read_folder(root.path(), true).expect("readable");
+        let generated = generate(13, 5, &style, true);
         assert_eq!((images.len(), skipped), (13, 0));
         for (read, generated) in images.iter().zip(&generated) {
             assert_eq!((&read.file, &read.label), (&generated.file, &generated.label));
@@ -241,7 +246,7 @@ mod tests {
         // Following this link would never end.
         std::os::unix::fs::symlink(root.path(), within.join("up")).expect("writable");
         std::fs::write(root.path().join("labels.csv"), "file,label\n a/b/00001.jpg ,\"one, two\"\n").expect("writable");
-        let Folder { images, skipped } = read_folder(root.path()).expect("readable");
+        let Folder { images, skipped } = read_folder(root.path(), true).expect("readable");
         let labels: Vec<_> = images.iter().map(|image| image.label.as_deref()).collect();
         assert_eq!((labels, skipped), (vec![None, Some("one, two")], 4));
     }
@@ -249,7 +254,7 @@ mod tests {
     #[test]
     fn errors_name_empty_missing_and_malformed_folders() {
         let root = tempfile::tempdir().expect("a temporary folder");
-        let error = |path: &Path| format!("{:#}", read_folder(path).expect_err("refused"));
+        let error = |path: &Path| format!("{:#}", read_folder(path, true).expect_err("refused"));
         std::fs::write(root.path().join("x.jpg"), "not an image").expect("writable");
         let empty = error(root.path());
         assert!(empty.contains("no readable .jpg") && empty.contains("unreadable: 1"), "{empty}");

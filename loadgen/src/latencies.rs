@@ -34,6 +34,24 @@ pub struct Percentiles {
     pub max: f64,
 }
 
+/// Percentiles of the latencies of all offered requests, in milliseconds. A failed request counts as infinitely slow, so a
+/// percentile that lies among the failed requests is absent: that share of the requests was never answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OfferedPercentiles {
+    /// The median, in milliseconds.
+    pub p50: Option<f64>,
+    /// The 90th percentile, in milliseconds.
+    pub p90: Option<f64>,
+    /// The 95th percentile, in milliseconds.
+    pub p95: Option<f64>,
+    /// The 99th percentile, in milliseconds.
+    pub p99: Option<f64>,
+    /// The 99.9th percentile, in milliseconds.
+    pub p999: Option<f64>,
+    /// The largest value, in milliseconds.
+    pub max: Option<f64>,
+}
+
 /// `value`, in milliseconds, as text with its unit: two decimals below 10 ms, none above. A dash for `None`.
 pub fn format_ms(value: Option<f64>) -> String {
     let Some(value) = value else { return "–".into() };
@@ -83,6 +101,12 @@ impl Latencies {
         let rank = (quantile * offered as f64 - 1e-9).ceil().max(1.0);
         let count = self.count() as f64;
         if rank > count { None } else { self.at_quantile((rank - 0.5) / count) }
+    }
+
+    /// The usual percentiles of `offered` requests; see [`Latencies::at_quantile_of_offered`].
+    pub fn percentiles_of_offered(&self, offered: usize) -> OfferedPercentiles {
+        let at = |quantile| self.at_quantile_of_offered(quantile, offered);
+        OfferedPercentiles { p50: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: at(1.0) }
     }
 
     /// The usual percentiles; `None` without latencies.

@@ -1,9 +1,11 @@
 //! Sends one load, reads the server's metrics meanwhile, shows the progress, and collects the samples.
 
 use crate::display::{Display, RunInfo, UserInput};
+use crate::exporter::Exporter;
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::sample::Sample;
+use crate::scrape::Watch;
 use crate::send::{LoadPattern, RunningLoad, SendConfig};
 use crate::server_metrics::{MetricsLog, ServerMetrics};
 use crate::target::LoadTarget;
@@ -28,10 +30,10 @@ pub struct Runner {
     pub payloads: Arc<[Payload]>,
     /// Largest number of open connections.
     pub connections: usize,
-    /// The address, `host:port`, whose `/metrics` has the queue length and the replicas in rotation.
-    pub dispatcher: String,
-    /// The address, `host:port`, whose `/metrics` has the desired replicas; `None` if no scaler is known.
-    pub scaler: Option<String>,
+    /// The programs whose metrics are read.
+    pub watch: Watch,
+    /// Exports what was sent and answered; `None` without `--metrics-listen`.
+    pub exporter: Option<Exporter>,
 }
 
 /// The result of one load, without its warm-up.
@@ -67,8 +69,8 @@ impl Runner {
         let mut running = RunningLoad::start(SendConfig { load, target, payloads, connections })?;
         let log = MetricsLog::default();
         let start = running.start + warmup;
-        let scraping = tokio::spawn(log.clone().scrape(start, self.dispatcher.clone(), self.scaler.clone()));
-        let (samples, stopped_at) = collect(&mut running, &log, info, display, stop).await?;
+        let scraping = tokio::spawn(log.clone().scrape(start, self.watch.clone()));
+        let (samples, stopped_at) = collect(&mut running, &log, self.exporter.as_ref(), info, display, stop).await?;
         scraping.abort();
         let unfinished = running.started() - samples.len();
         ensure!(
@@ -93,6 +95,7 @@ impl Runner {
 async fn collect(
     running: &mut RunningLoad,
     log: &MetricsLog,
+    exporter: Option<&Exporter>,
     info: &RunInfo,
     display: &mut Display,
     stop: &mut StopSignal<'_>,
@@ -111,10 +114,16 @@ async fn collect(
         let is_over = running.is_over()?;
         for sample in running.samples.try_iter() {
             progress.record(&sample, info.objective);
+            if let Some(exporter) = exporter {
+                exporter.record(&sample);
+            }
             samples.push(sample);
         }
         let now = running.start.elapsed();
         progress.advance(now, running.started(), log.last());
+        if let Some(exporter) = exporter {
+            exporter.advance(running.started(), progress.in_flight);
+        }
         stopping |= display.show(info, &progress, now) == UserInput::Stop;
         if stopping && stopped_at.is_none() {
             stopped_at = Some(now);

@@ -4,13 +4,16 @@
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
 use crate::config::load::schedule;
+use crate::config::output::OutputFiles;
 use crate::display::{Display, DisplayMode, RunInfo};
+use crate::exporter::Exporter;
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
 use crate::payload::Payload;
 use crate::report::{RunReport, RunSetup};
 use crate::sample::Sample;
 use crate::send::LoadPattern;
+use crate::send_delay::LATE_AFTER;
 use crate::target::{self, LoadTarget};
 use anyhow::Result;
 use std::time::{Duration, SystemTime};
@@ -25,29 +28,42 @@ pub enum RunResult {
     Capacity(Box<CapacityReport>),
 }
 
-/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves.
+/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves. Deletes
+/// the results of earlier runs in `files` once the flags are known to be good.
 ///
 /// # Errors
 /// If a flag is out of range, a file cannot be read or created, there are no images, or no server listens at the URL.
 /// No answer of the server is an error.
-pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> {
-    let dispatcher = target::host_and_port(&args.target.url)?;
+pub async fn run(args: &RunArgs, files: &OutputFiles, mut stop: StopSignal<'_>) -> Result<RunResult> {
+    target::host_and_port(&args.target.url)?;
     let connections = args.target.connections()?;
     // Drawing images takes long. Wrong flags and a missing server are therefore reported before it.
     let has_schedule = !args.find_capacity && args.load.closed.is_none();
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
-    args.output.create_files()?;
+    files.clear()?;
+    let exporter = exporter(args).await?;
     let target = connect(args).await?;
+    let watch = args.watch.watch(&args.target.url).await?;
     let (payloads, skipped_images) = payloads(args)?;
     let setup = setup(args, payloads.len(), skipped_images);
-    let scaler = args.target.scaler.clone();
-    let runner = Runner { target, payloads: payloads.into(), connections, dispatcher, scaler };
+    let runner = Runner { target, payloads: payloads.into(), connections, watch, exporter };
     let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
     if args.find_capacity {
         let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
         return Ok(RunResult::Capacity(Box::new(capacity)));
     }
     measure(args, setup, workload, &runner, display, &mut stop).await
+}
+
+/// Serves the metrics of `--metrics-listen`, and prints their address. `None` without that flag.
+async fn exporter(args: &RunArgs) -> Result<Option<Exporter>> {
+    let Some(address) = args.watch.metrics_listen else { return Ok(None) };
+    let exporter = Exporter::new(args.objective, args.target.timeout, LATE_AFTER);
+    let bound = exporter.listen(address).await?;
+    if !args.output.quiet {
+        eprintln!("metrics     http://{bound}/metrics");
+    }
+    Ok(Some(exporter))
 }
 
 /// Connects to the server once, to test whether it listens.
@@ -60,9 +76,9 @@ async fn connect(args: &RunArgs) -> Result<LoadTarget> {
 fn payloads(args: &RunArgs) -> Result<(Vec<Payload>, usize)> {
     let flags = &args.images;
     let Folder { images, skipped } = match &flags.folder {
-        Some(folder) => images::read_folder(folder)?,
+        Some(folder) => images::read_folder(folder, args.output.quiet)?,
         None => {
-            let images = images::generate(flags.generate, args.load.seed, &flags.style.style());
+            let images = images::generate(flags.generate, args.load.seed, &flags.style.style(), args.output.quiet);
             Folder { images, skipped: 0 }
         }
     };

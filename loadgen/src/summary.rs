@@ -1,6 +1,6 @@
 //! The figures of a run, and of each of its seconds, computed from its samples. Pure.
 
-use crate::latencies::{Latencies, Percentiles};
+use crate::latencies::{Latencies, OfferedPercentiles, Percentiles};
 use crate::sample::{RequestOutcome, Sample};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
@@ -29,6 +29,9 @@ pub struct RunSummary {
     pub throughput_per_second: f64,
     /// Latency of the answered requests, in milliseconds. Absent if no request was answered.
     pub latency_ms: Option<Percentiles>,
+    /// Latency of all offered requests, in milliseconds.
+    #[serde(default)]
+    pub offered_latency_ms: OfferedPercentiles,
     /// Length of all requests' bodies together, in bytes.
     pub sent_bytes: u64,
     /// Length of all answers' bodies together, in bytes.
@@ -90,6 +93,7 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
     let throughput = samples.iter().filter(came_in_time).count();
     let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let per_second = |count: usize| if length.is_zero() { 0.0 } else { count as f64 / length.as_secs_f64() };
+    let latencies = latencies(samples);
     RunSummary {
         offered: samples.len(),
         answered,
@@ -99,7 +103,8 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
         attainment: share(within, samples.len()),
         goodput_per_second: per_second(good(samples, objective)),
         throughput_per_second: per_second(throughput),
-        latency_ms: latencies(samples).percentiles(),
+        latency_ms: latencies.percentiles(),
+        offered_latency_ms: latencies.percentiles_of_offered(samples.len()),
         sent_bytes: samples.iter().map(|sample| u64::from(sample.sent_bytes)).sum(),
         received_bytes: samples.iter().map(|sample| u64::from(sample.received_bytes)).sum(),
         usage,
