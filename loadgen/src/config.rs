@@ -4,6 +4,7 @@ pub mod images;
 pub mod load;
 pub mod output;
 pub mod target;
+pub mod watch;
 
 use crate::condition::Condition;
 use clap::error::ErrorKind;
@@ -72,6 +73,7 @@ pub enum Command {
     loadgen run --workload workload.txt --rate-scale 0.5 --html report.html\n  \
     loadgen run --shape spike:low=5,high=60,period=20,length=120 --threshold 'attainment>99'\n  \
     loadgen run --rate 20 --duration 30s --pictures photos/ --log requests.csv.gz\n  \
+    loadgen run --rate 20 --duration 8h --scrape dns:dispatchers:5052 --scrape scaler:5053 --metrics-listen [::]:9100\n  \
     loadgen run --closed 4 --duration 10s            the throughput with 4 requests in flight\n  \
     loadgen run --find-capacity --slo 'p95<500ms'    the highest rate that meets an objective\n\n\
     A condition (--slo, --threshold) is a name, one of < <= > >=, and a number, as in p99.9<1s or attainment>99.\n\
@@ -88,6 +90,9 @@ pub struct RunArgs {
     /// The times at which requests are sent
     #[command(flatten)]
     pub load: load::Args,
+    /// The programs whose metrics are read, and the metrics of loadgen
+    #[command(flatten)]
+    pub watch: watch::Args,
     /// The images that requests carry
     #[command(flatten)]
     pub images: images::Args,
@@ -107,7 +112,7 @@ pub struct RunArgs {
         requires = "slo",
         conflicts_with_all = [
             "workload", "shape", "stages", "closed", "duration", "threshold", "repeat", "rate_scale", "time_scale",
-            "warmup", "html", "csv", "log", "table", "scaler"
+            "warmup", "html", "csv", "log", "junit", "markdown", "table", "scrape", "scaler", "scaler_target"
         ]
     )]
     pub find_capacity: bool,

@@ -54,9 +54,9 @@ pub struct Folder {
     pub label_problem: Option<String>,
 }
 
-/// Draws the first `count` images of the series `seed`.
-pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
-    let bar = progress_bar("drawing images", count);
+/// Draws the first `count` images of the series `seed`. Shows the progress unless `quiet`.
+pub fn generate(count: u64, seed: u64, style: &ImageStyle, quiet: bool) -> Vec<ImageFile> {
+    let bar = progress_bar("drawing images", count, quiet);
     let image = |index| {
         bar.inc(1);
         let drawing = drawing::draw(seed, index, style);
@@ -70,16 +70,16 @@ pub fn generate(count: u64, seed: u64, style: &ImageStyle) -> Vec<ImageFile> {
 }
 
 /// Reads every JPEG, PNG, WebP, GIF, BMP and TIFF file in `folder`, at any depth, with the labels of `source`. The
-/// content of a file decides, and not its name. Hidden files and folders are left out.
+/// content of a file decides, and not its name. Hidden files and folders are left out. Shows the progress unless `quiet`.
 ///
 /// # Errors
 /// If the folder cannot be read, has no image or more than 4 GiB of images, or if its labels.csv is malformed.
-pub fn read_folder(folder: &Path, source: LabelSource) -> Result<Folder> {
+pub fn read_folder(folder: &Path, source: LabelSource, quiet: bool) -> Result<Folder> {
     let mut files = Vec::new();
     collect(folder, &mut files)?;
     files.sort();
     let (mut found, mut skipped, mut bytes) = (Vec::new(), 0, 0);
-    let bar = progress_bar("reading images", files.len() as u64);
+    let bar = progress_bar("reading images", files.len() as u64, quiet);
     for path in files {
         bar.inc(1);
         let Some((file, format)) = read_image(&path) else {
@@ -135,7 +135,7 @@ fn read_start(path: &Path, length: u64) -> Option<Vec<u8>> {
 /// If the folder cannot be written.
 pub fn write_folder(folder: &Path, count: u64, seed: u64, style: &ImageStyle) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let bar = progress_bar("writing images", count);
+    let bar = progress_bar("writing images", count, false);
     let mut csv = String::from("file,label\n");
     for index in 0..count {
         let drawing = drawing::draw(seed, index, style);
@@ -229,7 +229,11 @@ impl Format {
     }
 }
 
-fn progress_bar(name: &str, length: u64) -> ProgressBar {
+/// A bar on standard error if that is a terminal; an invisible one if `quiet`.
+fn progress_bar(name: &str, length: u64, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
     let template = format!("{name} {{wide_bar}} {{pos}}/{{len}}");
     ProgressBar::new(length)
         .with_style(ProgressStyle::with_template(&template).expect("the template of the progress bar is valid"))
@@ -240,7 +244,7 @@ mod tests {
     use super::*;
 
     fn read(folder: &Path) -> Result<Folder> {
-        read_folder(folder, LabelSource::File)
+        read_folder(folder, LabelSource::File, true)
     }
 
     #[test]
@@ -250,7 +254,7 @@ mod tests {
         write_folder(root.path(), 13, 5, &style).expect("writable");
         std::fs::write(root.path().join("notes.txt"), "not an image").expect("writable");
         let Folder { images, skipped, label_problem } = read(root.path()).expect("readable");
-        let generated = generate(13, 5, &style);
+        let generated = generate(13, 5, &style, true);
         assert_eq!((images.len(), skipped, label_problem), (13, 0, None));
         for (read, generated) in images.iter().zip(&generated) {
             assert_eq!((&read.file, &read.label), (&generated.file, &generated.label));
@@ -291,7 +295,7 @@ mod tests {
     #[test]
     fn the_content_of_a_file_decides_and_not_its_name() {
         let root = tempfile::tempdir().expect("a temporary folder");
-        let jpeg = generate(1, 5, &ImageStyle::default()).remove(0).file;
+        let jpeg = generate(1, 5, &ImageStyle::default(), true).remove(0).file;
         let png = pixel();
         let gif = b"GIF89a\x01\0\x01\0\0\0\0;";
         let bmp = [&b"BM"[..], &[0; 12], &[40, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 24, 0], &[0; 24]].concat();
@@ -346,7 +350,7 @@ mod tests {
         assert_eq!(images[0].label, None);
         assert!(label_problem.is_some_and(|problem| problem.contains("no row") && problem.contains("\"1.png\"")));
         let Folder { images, label_problem, .. } =
-            read_folder(root.path(), LabelSource::Subfolders).expect("readable");
+            read_folder(root.path(), LabelSource::Subfolders, true).expect("readable");
         assert_eq!((images[0].label.as_deref(), label_problem), (Some("cat"), None));
     }
 

@@ -1,11 +1,12 @@
 //! The program `loadgen`: starts the runtime, handles signals, prints results, writes files and chooses the exit
 //! status.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, ensure};
 use loadgen::capacity::CapacityReport;
-use loadgen::config::output::Args as Output;
+use loadgen::config::output::{Args as Output, OutputFiles};
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
-use loadgen::report::{self, JsonReport, RunReport, csv, html, terminal};
+use loadgen::output_file::{self, OutputFile};
+use loadgen::report::{self, JsonReport, RunReport, csv, html, junit, markdown, terminal};
 use loadgen::run::{self, RunResult};
 use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
@@ -39,6 +40,7 @@ fn execute() -> Result<ExitCode> {
 
 /// Executes `loadgen run`: makes the run or the search, writes its files and prints its summary.
 fn run(args: &RunArgs) -> Result<ExitCode> {
+    let mut files = args.output.open_files(args.load.workload.as_deref().map(|path| ("--workload", path)))?;
     // One thread is enough here: requests are sent from another thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -52,18 +54,25 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
             std::future::pending::<()>().await;
         }
     };
-    match runtime.block_on(run::run(args, Box::pin(stop)))? {
-        RunResult::Run(report, log_written) => finish_run(&report, log_written, &args.output),
-        RunResult::Capacity(capacity) => finish_search(capacity, &args.output),
+    let summary_stream = SummaryStream::choose(&files, &args.output);
+    match runtime.block_on(run::run(args, &mut files, Box::pin(stop)))? {
+        RunResult::Run(report, log_written) => finish_run(&report, log_written, files, summary_stream, &args.output),
+        RunResult::Capacity(capacity) => finish_search(capacity, files, summary_stream),
     }
 }
 
 /// Writes and prints a report. The report is printed even if a file cannot be written. `log_written` tells whether the
 /// file of `--log` could be.
-fn finish_run(report: &RunReport, log_written: Result<()>, output: &Output) -> Result<ExitCode> {
-    let written = write_files(report, output);
-    print_report(report, output);
-    written.and(log_written)?;
+fn finish_run(
+    report: &RunReport,
+    log_written: Result<()>,
+    files: OutputFiles,
+    summary_stream: SummaryStream,
+    output: &Output,
+) -> Result<ExitCode> {
+    let written = write_files(report, log_written, files);
+    summary_stream.print(&run_text(report, output));
+    written?;
     Ok(match (report.is_complete, report.has_held()) {
         (false, _) => ExitCode::from(STOPPED),
         (true, false) => ExitCode::from(BREACHED),
@@ -72,44 +81,81 @@ fn finish_run(report: &RunReport, log_written: Result<()>, output: &Output) -> R
 }
 
 /// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
-fn finish_search(capacity: Box<CapacityReport>, output: &Output) -> Result<ExitCode> {
+fn finish_search(
+    capacity: Box<CapacityReport>,
+    files: OutputFiles,
+    summary_stream: SummaryStream,
+) -> Result<ExitCode> {
     let text = terminal::capacity(&capacity);
     let status = match (capacity.is_complete, capacity.requests_per_second) {
         (false, _) => ExitCode::from(STOPPED),
         (true, Some(_)) if !capacity.is_limited_by_generator => ExitCode::SUCCESS,
         (true, _) => ExitCode::from(BREACHED),
     };
-    let written = match &output.json {
-        Some(path) => write(path, serde_json::to_string_pretty(&JsonReport::Capacity(capacity))?),
-        None => Ok(()),
-    };
-    if !output.quiet {
-        print(&text);
-    }
+    let json = serde_json::to_string_pretty(&JsonReport::Capacity(capacity))?;
+    let written = files.json.map_or(Ok(()), |file| save(file, &json));
+    summary_stream.print(&text);
     written?;
     Ok(status)
 }
 
-/// Writes every file that the flags ask for, but that of `--log`, which is written while the run lasts. If one cannot be written, the others are written nevertheless.
-fn write_files(report: &RunReport, output: &Output) -> Result<()> {
-    let Output { json, csv, html, .. } = output;
+/// Writes every file that the flags ask for. If some cannot be written, the others are written nevertheless.
+/// `log_written` tells whether the file of `--log` could be, which is written while the run lasts.
+fn write_files(report: &RunReport, log_written: Result<()>, files: OutputFiles) -> Result<()> {
+    let OutputFiles { json, html, csv, log: _, junit, markdown } = files;
     let written = [
-        json.as_ref().map(|path| write(path, serde_json::to_string_pretty(report)?)),
-        csv.as_ref().map(|path| csv::write_seconds(report, path)),
-        html.as_ref().map(|path| write(path, html::page(report))),
+        Some(log_written),
+        json.map(|file| save(file, &serde_json::to_string_pretty(report)?)),
+        html.map(|file| save(file, &html::page(report))),
+        csv.map(|file| file.save(|out| csv::write_seconds(report, out))),
+        junit.map(|file| save(file, &junit::document(report))),
+        markdown.map(|file| save(file, &markdown::summary(report))),
     ];
-    written.into_iter().flatten().collect()
+    let errors: Vec<Error> = written.into_iter().flatten().filter_map(Result::err).collect();
+    let messages: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+    ensure!(messages.is_empty(), "{}", messages.join("; "));
+    Ok(())
 }
 
-/// Prints the table if `--table` is given, and the summary unless `--quiet` is given.
-fn print_report(report: &RunReport, output: &Output) {
-    if output.table.is_some() {
-        print(&format!("{}\n", terminal::table(report)));
+/// Writes a text, which ends with a line break, to the file.
+fn save(file: OutputFile, text: &str) -> Result<()> {
+    file.save(|out| Ok(writeln!(out, "{}", text.trim_end())?))
+}
+
+/// The table if `--table` is given, the summary, and the place of the page with plots.
+fn run_text(report: &RunReport, output: &Output) -> String {
+    let table = output.table.map(|_| format!("{}\n\n", terminal::table(report))).unwrap_or_default();
+    let page = output.html.as_ref().filter(|path| path.as_os_str() != output_file::STDOUT);
+    let page = page.map(|path| format!("\nreport      {}", path.display())).unwrap_or_default();
+    format!("{table}{}{page}", terminal::summary(report))
+}
+
+/// The stream for the results in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SummaryStream {
+    Stdout,
+    /// A file of results goes to standard output, and another program reads it.
+    Stderr,
+    /// Nothing is printed, because of `--quiet`.
+    Nowhere,
+}
+
+impl SummaryStream {
+    fn choose(files: &OutputFiles, output: &Output) -> Self {
+        match (output.quiet, files.use_stdout()) {
+            (true, _) => Self::Nowhere,
+            (false, true) => Self::Stderr,
+            (false, false) => Self::Stdout,
+        }
     }
-    if !output.quiet {
-        print(&terminal::summary(report));
-        if let Some(path) = &output.html {
-            print(&format!("report      {}", path.display()));
+
+    fn print(self, text: &str) {
+        match self {
+            Self::Stdout => print(text),
+            Self::Stderr => {
+                let _closed = writeln!(std::io::stderr(), "{text}");
+            }
+            Self::Nowhere => {}
         }
     }
 }

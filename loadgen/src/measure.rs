@@ -1,11 +1,13 @@
 //! Sends one load, reads the server's metrics meanwhile, shows the progress, and records the requests.
 
 use crate::display::{Display, RunInfo, UserInput};
+use crate::exporter::Exporter;
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::recording::Record;
 use crate::request_id::RequestIds;
 use crate::sample::{RequestOutcome, Sample};
+use crate::scrape::Watch;
 use crate::send::{LoadPattern, RunningLoad, SendConfig};
 use crate::server_metrics::{MetricsLog, ServerMetrics};
 use crate::target::LoadTarget;
@@ -32,10 +34,10 @@ pub struct Runner {
     pub request_ids: RequestIds,
     /// Largest number of open connections.
     pub connections: usize,
-    /// The address, `host:port`, whose `/metrics` has the queue length and the replicas in rotation.
-    pub dispatcher: String,
-    /// The address, `host:port`, whose `/metrics` has the desired replicas; `None` if no scaler is known.
-    pub scaler: Option<String>,
+    /// The programs whose metrics are read.
+    pub watch: Watch,
+    /// Exports what was sent and answered; `None` without `--metrics-listen`.
+    pub exporter: Option<Exporter>,
 }
 
 /// The course of one load, without its warm-up. The requests themselves are in a [`Record`].
@@ -71,8 +73,9 @@ impl Runner {
         let mut running = RunningLoad::start(SendConfig { load, target, payloads, request_ids, connections })?;
         let log = MetricsLog::default();
         let start = running.start + warmup;
-        let scraping = tokio::spawn(log.clone().scrape(start, self.dispatcher.clone(), self.scaler.clone()));
-        let mut collector = Collector { recording, warmup, objective: info.objective, unfinished: 0 };
+        let scraping = tokio::spawn(log.clone().scrape(start, self.watch.clone()));
+        let exporter = self.exporter.as_ref();
+        let mut collector = Collector { recording, exporter, warmup, objective: info.objective, unfinished: 0 };
         let stopped_at = collector.collect(&mut running, &log, info, display, stop).await?;
         scraping.abort();
         // A stop after the last request was sent also makes the run incomplete: loadgen did not wait for some answers.
@@ -89,6 +92,7 @@ impl Runner {
 /// Passes the samples of a running load on to a record of requests, without those of the warm-up.
 struct Collector<'a> {
     recording: &'a mut dyn Record,
+    exporter: Option<&'a Exporter>,
     warmup: Duration,
     objective: Duration,
     /// Requests that had not ended when loadgen stopped waiting, and that are not recorded.
@@ -119,11 +123,17 @@ impl Collector<'_> {
             let is_over = running.is_over()?;
             for sample in running.samples.try_iter() {
                 progress.record(&sample);
+                if let Some(exporter) = self.exporter {
+                    exporter.record(&sample);
+                }
                 self.record(sample);
             }
             let now = running.start.elapsed();
             self.recording.advance(now.saturating_sub(self.warmup));
             progress.advance(now, running.started(), log.last());
+            if let Some(exporter) = self.exporter {
+                exporter.advance(running.started(), progress.in_flight);
+            }
             stopping |= display.show(info, &progress, now) == UserInput::Stop;
             if stopping && stopped_at.is_none() {
                 stopped_at = Some(now);

@@ -1,8 +1,10 @@
-//! The report of a run, which is also the format of `--json`. The modules below it show a report as text, CSV or a
-//! page.
+//! The report of a run, which is also the format of `--json`. The modules below it show a report as text, CSV,
+//! JUnit's XML or a page.
 
 pub mod csv;
 pub mod html;
+pub mod junit;
+pub mod markdown;
 pub mod terminal;
 
 use crate::capacity::CapacityReport;

@@ -1,15 +1,14 @@
 //! The file of `--log`: a row for every request, as CSV compressed with gzip. Rows are written while the run lasts, in
 //! the order in which the requests end.
 
+use crate::output_file::OutputFile;
 use crate::payload::Payload;
 use crate::request_id::RequestIds;
 use crate::sample::{RequestOutcome, Sample};
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The columns. A column's name ends with its unit, if it has one: `us` are microseconds, and `ms` milliseconds.
@@ -34,8 +33,8 @@ const COLUMNS: [&str; 16] = [
 
 /// An open log of requests.
 pub struct RequestLog {
-    path: PathBuf,
-    rows: csv::Writer<GzEncoder<BufWriter<File>>>,
+    name: String,
+    rows: csv::Writer<GzEncoder<BufWriter<OutputFile>>>,
     ids: RequestIds,
     payloads: Arc<[Payload]>,
     /// The error of the first row that could not be written. Later rows are not written.
@@ -43,19 +42,15 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
-    /// Creates the file, and writes the names of the columns. Request i has the id `ids.text(i)`.
+    /// Writes the names of the columns. Request i has the id `ids.text(i)`.
     ///
     /// # Errors
     /// If the file cannot be written; the message names it.
-    pub fn create(path: &Path, ids: RequestIds, payloads: Arc<[Payload]>) -> Result<Self> {
-        let create = || -> Result<_> {
-            let file = BufWriter::new(File::create(path)?);
-            let mut rows = csv::Writer::from_writer(GzEncoder::new(file, Compression::fast()));
-            rows.write_record(COLUMNS)?;
-            Ok(rows)
-        };
-        let rows = create().with_context(|| format!("write {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), rows, ids, payloads, error: None })
+    pub fn create(file: OutputFile, ids: RequestIds, payloads: Arc<[Payload]>) -> Result<Self> {
+        let name = file.name();
+        let mut rows = csv::Writer::from_writer(GzEncoder::new(BufWriter::new(file), Compression::fast()));
+        rows.write_record(COLUMNS).with_context(|| format!("write {name}"))?;
+        Ok(Self { name, rows, ids, payloads, error: None })
     }
 
     /// Writes the row of a request. [`RequestLog::finish`] returns the error if the row cannot be written.
@@ -100,7 +95,7 @@ impl RequestLog {
     /// # Errors
     /// If a row or the rest could not be written; the message names the file.
     pub fn finish(self) -> Result<()> {
-        let Self { path, rows, error, .. } = self;
+        let Self { name, rows, error, .. } = self;
         let finish = || -> Result<()> {
             if let Some(error) = error {
                 return Err(error.into());
@@ -110,6 +105,6 @@ impl RequestLog {
             file.into_inner().map_err(|error| error.into_error())?;
             Ok(())
         };
-        finish().with_context(|| format!("write {}", path.display()))
+        finish().with_context(|| format!("write {name}"))
     }
 }

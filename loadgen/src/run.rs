@@ -3,16 +3,20 @@
 
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
+use crate::config::output::OutputFiles;
 use crate::connection_limit::ConnectionLimit;
 use crate::display::{Display, DisplayMode, RunInfo};
+use crate::exporter::Exporter;
 use crate::images::{self, Folder};
 use crate::measure::{Runner, StopSignal};
+use crate::output_file::OutputFile;
 use crate::payload::{BodyEncoder, BodyFormat, Payload};
 use crate::recording::RunRecording;
 use crate::report::{RunReport, RunSetup};
 use crate::request_log::RequestLog;
 use crate::schedule::Schedule;
 use crate::send::LoadPattern;
+use crate::send_delay;
 use crate::target::{self, LoadTarget};
 use anyhow::{Result, ensure};
 use std::io::Write;
@@ -31,20 +35,23 @@ pub enum RunResult {
     Capacity(Box<CapacityReport>),
 }
 
-/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves.
+/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves. Deletes
+/// the results of earlier runs in `files` once the flags are known to be good.
 ///
 /// # Errors
 /// If a flag is out of range, a file cannot be read or created, there are no images, or no server listens at the URL.
 /// No answer of the server is an error.
-pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> {
-    let dispatcher = target::host_and_port(&args.target.url)?;
+pub async fn run(args: &RunArgs, files: &mut OutputFiles, mut stop: StopSignal<'_>) -> Result<RunResult> {
+    target::host_and_port(&args.target.url)?;
     let connections = args.target.connections()?;
     // Drawing images takes long. Wrong flags and a missing server are therefore reported before it.
     let has_schedule = !args.find_capacity && args.load.closed.is_none();
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
-    args.output.create_files()?;
     let encoder = args.target.body_encoder(args.images.body_format)?;
+    files.clear()?;
+    let exporter = exporter(args).await?;
     let target = LoadTarget::connect(&args.target).await?;
+    let watch = args.watch.watch(&args.target.url).await?;
     if let Some(note) = args.target.note() {
         warn(args, &note);
     }
@@ -56,15 +63,25 @@ pub async fn run(args: &RunArgs, mut stop: StopSignal<'_>) -> Result<RunResult> 
         warn(args, problem);
     }
     let setup = setup(args, encoder.format(), &bodies);
-    let scaler = args.target.scaler.clone();
     let request_ids = target.request_ids();
-    let runner = Runner { target, payloads: bodies.payloads.into(), request_ids, connections, dispatcher, scaler };
+    let runner = Runner { target, payloads: bodies.payloads.into(), request_ids, connections, watch, exporter };
     let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
     if args.find_capacity {
         let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
         return Ok(RunResult::Capacity(Box::new(capacity)));
     }
-    measure(args, setup, workload, &runner, display, &mut stop).await
+    measure(args, setup, workload, &runner, files.log.take(), display, &mut stop).await
+}
+
+/// Serves the metrics of `--metrics-listen`, and prints their address. `None` without that flag.
+async fn exporter(args: &RunArgs) -> Result<Option<Exporter>> {
+    let Some(address) = args.watch.metrics_listen else { return Ok(None) };
+    let exporter = Exporter::new(args.objective, args.target.timeout, send_delay::late_after(args.objective));
+    let bound = exporter.listen(address).await?;
+    if !args.output.quiet {
+        eprintln!("metrics     http://{bound}/metrics");
+    }
+    Ok(Some(exporter))
 }
 
 /// The bodies of the requests.
@@ -83,9 +100,9 @@ fn bodies(args: &RunArgs, encoder: &BodyEncoder) -> Result<Bodies> {
         return Ok(Bodies { payloads, skipped_images: 0, label_problem: None });
     }
     let Folder { images, skipped, label_problem } = match &flags.folder {
-        Some(folder) => images::read_folder(folder, flags.label_source())?,
+        Some(folder) => images::read_folder(folder, flags.label_source(), args.output.quiet)?,
         None => {
-            let images = images::generate(flags.generate, args.load.seed, &flags.style.style());
+            let images = images::generate(flags.generate, args.load.seed, &flags.style.style(), args.output.quiet);
             Folder { images, skipped: 0, label_problem: None }
         }
     };
@@ -133,6 +150,7 @@ async fn measure(
     mut setup: RunSetup,
     workload: Option<Workload>,
     runner: &Runner,
+    log: Option<OutputFile>,
     mut display: Display,
     stop: &mut StopSignal<'_>,
 ) -> Result<RunResult> {
@@ -148,8 +166,8 @@ async fn measure(
             (LoadPattern::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
         }
     };
-    let create_log = |path| RequestLog::create(path, runner.request_ids.clone(), runner.payloads.clone());
-    let log = args.output.log.as_deref().map(create_log).transpose()?;
+    let create_log = |file| RequestLog::create(file, runner.request_ids.clone(), runner.payloads.clone());
+    let log = log.map(create_log).transpose()?;
     let mut recording =
         RunRecording::new(args.objective, length.saturating_sub(warmup), args.output.table, log, args.target.timeout);
     let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };

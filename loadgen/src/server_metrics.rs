@@ -1,28 +1,32 @@
-//! Reads the metrics of the dispatcher, and of the scaler if its address is known, once a second while a run goes on.
-//! Knows nothing of the load.
+//! Reads the metrics of dispatchers and scalers once a second while a run goes on. Knows nothing of the load.
 
-use prometheus_parse::{Scrape, Value};
+use crate::program_metrics::{self, ProgramMetrics};
+use crate::scrape::{self, Watch};
+use futures_util::future::join_all;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::fetch;
-use service::wire::metric;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Time between two scrapes, and the longest time that a scrape may take.
+/// Time between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The largest age of metrics that a row of a report may show. It is long enough to bridge one failed scrape.
+/// Longest time for one scrape. It is shorter than [`INTERVAL`], so that one slow program costs the others no scrape.
+const TIMEOUT: Duration = Duration::from_millis(900);
+
+/// The largest age of metrics that a row of a report may show, and that are added to those of other programs. It is long
+/// enough to bridge one failed scrape.
 pub const STALE_AFTER: Duration = Duration::from_secs(3);
 
-/// Metrics of the dispatcher and the scaler at one time. A value that could not be read is absent.
+/// Metrics of all dispatchers and scalers at one time. A value that could not be read is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerMetrics {
     /// Seconds since the start of the run; 0 before the start.
     pub at_seconds: f64,
-    /// Requests that wait in the dispatcher's queue.
+    /// Requests that wait in the queues of all dispatchers.
     pub queue_length: Option<f64>,
-    /// Replicas that are in the dispatcher's rotation.
+    /// Replicas that are in the rotation of a dispatcher. Each dispatcher has all replicas, so the largest number counts.
     pub replicas: Option<f64>,
     /// Replicas that the scaler asks for.
     #[serde(default)]
@@ -51,54 +55,38 @@ impl MetricsLog {
         self.0.lock().expect(UNPOISONED).last().copied()
     }
 
-    /// Scrapes `dispatcher` and `scaler`, each `host:port`, once a second until the future is dropped. Times count from
-    /// `start`, which may lie in the future. A second in which neither address returns any of the metrics is left out.
-    pub async fn scrape(self, start: Instant, dispatcher: String, scaler: Option<String>) {
+    /// Scrapes the programs of `watch` once a second until the future is dropped. Times count from `start`, which may lie
+    /// in the future. A second in which no program returns any of the metrics is left out. A program that does not answer
+    /// keeps its last metrics until [`STALE_AFTER`].
+    pub async fn scrape(self, start: Instant, watch: Watch) {
+        tokio::select! {
+            () = watch.follow_names() => {}
+            () = self.scrape_addresses(start, &watch) => {}
+        }
+    }
+
+    async fn scrape_addresses(&self, start: Instant, watch: &Watch) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut last = BTreeMap::new();
         loop {
             tick.tick().await;
-            let at_seconds = start.elapsed().as_secs_f64();
-            let scrape_scaler = async {
-                match &scaler {
-                    Some(scaler) => scrape(scaler).await,
-                    None => None,
-                }
-            };
-            let (dispatcher, scaler) = tokio::join!(scrape(&dispatcher), scrape_scaler);
-            let metrics = ServerMetrics {
-                at_seconds,
-                queue_length: gauge(dispatcher.as_ref(), metric::QUEUE_LENGTH, None),
-                replicas: gauge(dispatcher.as_ref(), metric::REPLICAS, Some("ready")),
-                desired_replicas: gauge(scaler.as_ref(), metric::DESIRED_REPLICAS, None),
-            };
-            if metrics.queue_length.or(metrics.replicas).or(metrics.desired_replicas).is_some() {
+            let (now, at_seconds) = (Instant::now(), start.elapsed().as_secs_f64());
+            let addresses = watch.addresses();
+            let answers = join_all(addresses.iter().map(|address| scrape::scrape(address, TIMEOUT))).await;
+            let answered = addresses.iter().zip(answers).filter_map(|(address, answer)| Some((address, answer.ok()?)));
+            let answered: Vec<(String, ProgramMetrics)> =
+                answered.map(|(address, metrics)| (address.clone(), metrics)).collect();
+            let is_fresh = !answered.is_empty();
+            last.extend(answered.into_iter().map(|(address, metrics)| (address, (now, metrics))));
+            last.retain(|address, (at, _)| addresses.contains(address) && now - *at <= STALE_AFTER);
+            let programs: Vec<&ProgramMetrics> = last.values().map(|(_, metrics)| metrics).collect();
+            let metrics = program_metrics::together(at_seconds, &programs, watch.scaler_target.as_deref());
+            if is_fresh && metrics.queue_length.or(metrics.replicas).or(metrics.desired_replicas).is_some() {
                 self.0.lock().expect(UNPOISONED).push(metrics);
             }
         }
     }
-}
-
-/// The metrics at `address`, `host:port`; `None` if they cannot be read.
-async fn scrape(address: &str) -> Option<Scrape> {
-    let (_, body) = fetch::get(address, "/metrics", INTERVAL).await.ok()?;
-    parse(&String::from_utf8_lossy(&body))
-}
-
-/// Parses the Prometheus text format; `None` if `text` has another format.
-fn parse(text: &str) -> Option<Scrape> {
-    Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).ok()
-}
-
-/// The value of the gauge `name` with this value of the label `state`, or without that label if `state` is `None`.
-/// Returns `None` if the scrape has no such gauge.
-fn gauge(scrape: Option<&Scrape>, name: &str, state: Option<&str>) -> Option<f64> {
-    scrape?.samples.iter().find_map(|sample| match sample.value {
-        Value::Gauge(value) if value.is_finite() && sample.metric == name && sample.labels.get("state") == state => {
-            Some(value)
-        }
-        _ => None,
-    })
 }
 
 #[cfg(test)]
@@ -124,20 +112,5 @@ mod tests {
         );
         assert_eq!(within(&[(0.4, 1.0), (1.4, 1.0)]), [(0.4, 1.0), (1.4, 1.0)]);
         assert_eq!(within(&[]), []);
-    }
-
-    #[test]
-    fn gauges_are_found_by_name_and_state() {
-        let text = "# TYPE dispatcher_queue_length gauge\ndispatcher_queue_length 4\n\
-            # TYPE dispatcher_replicas gauge\n\
-            dispatcher_replicas{state=\"ejected\"} 1\ndispatcher_replicas{state=\"ready\"} 3\n\
-            # TYPE dispatcher_capacity gauge\ndispatcher_capacity NaN\n";
-        let scrape = parse(text);
-        let gauge = |name, state| gauge(scrape.as_ref(), name, state);
-        assert_eq!(gauge(metric::QUEUE_LENGTH, None), Some(4.0));
-        assert_eq!(gauge(metric::REPLICAS, Some("ready")), Some(3.0));
-        assert_eq!(gauge(metric::CAPACITY, None), None);
-        assert_eq!(gauge(metric::REPLICAS, None), None);
-        assert!(parse("<html>").is_none_or(|scrape| scrape.samples.is_empty()));
     }
 }

@@ -92,10 +92,6 @@ pub struct Args {
     /// all connections in use is sent late
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: Option<u32>,
-    /// Address of the scaler, such as 127.0.0.1:5053. Replicas then count from the time at which the scaler asks for
-    /// them
-    #[arg(long, value_name = "HOST:PORT")]
-    pub scaler: Option<String>,
 }
 
 impl Args {
