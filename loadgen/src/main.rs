@@ -8,6 +8,7 @@ use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
 use loadgen::report::{self, JsonReport, RunReport, csv, html, terminal};
 use loadgen::run::{self, RunResult};
 use loadgen::sample::Sample;
+use loadgen::series::RunSeries;
 use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
 use std::path::Path;
@@ -55,6 +56,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     match runtime.block_on(run::run(args, Box::pin(stop)))? {
         RunResult::Run(report, samples) => finish_run(&report, &samples, &args.output),
+        RunResult::Series(series, samples) => finish_series(*series, &samples, &args.output),
         RunResult::Capacity(capacity) => finish_search(capacity, &args.output),
     }
 }
@@ -69,6 +71,34 @@ fn finish_run(report: &RunReport, samples: &[Sample], output: &Output) -> Result
         (true, false) => ExitCode::from(BREACHED),
         (true, true) => ExitCode::SUCCESS,
     })
+}
+
+/// Writes and prints the reports of `--runs`. They are printed even if a file cannot be written.
+fn finish_series(series: RunSeries, samples: &[Vec<Sample>], output: &Output) -> Result<ExitCode> {
+    let of_runs = series.runs.iter().zip(samples).map(|(report, samples)| {
+        let output = Output { json: None, ..output.of_run(report.setup.seed) };
+        write_files(report, samples, &output)
+    });
+    let mut written: Vec<Result<()>> = of_runs.collect();
+    if output.table.is_some() {
+        for report in &series.runs {
+            print(&format!("seed {}\n{}\n", report.setup.seed, terminal::table(report)));
+        }
+    }
+    if !output.quiet {
+        print(&series.text());
+    }
+    let status = match (series.is_complete(), series.has_held()) {
+        (false, _) => ExitCode::from(STOPPED),
+        (true, false) => ExitCode::from(BREACHED),
+        (true, true) => ExitCode::SUCCESS,
+    };
+    if let Some(path) = &output.json {
+        let text = serde_json::to_string_pretty(&JsonReport::Series(Box::new(series)));
+        written.push(text.map_err(Into::into).and_then(|text| write(path, text)));
+    }
+    written.into_iter().collect::<Result<()>>()?;
+    Ok(status)
 }
 
 /// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
@@ -120,6 +150,9 @@ fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = comparison::read(args)?;
     if let Some(path) = &args.html {
         write(path, html::comparison(&comparison))?;
+    }
+    if let Some(path) = &args.json {
+        write(path, serde_json::to_string_pretty(&comparison.report())?)?;
     }
     print(&if args.markdown { comparison.markdown() } else { comparison.text() });
     if let Some(path) = &args.html {

@@ -7,9 +7,11 @@ pub mod terminal;
 
 use crate::capacity::CapacityReport;
 use crate::condition::{Condition, ConditionResult};
+use crate::machine::Machine;
 use crate::measure::Measurement;
 use crate::payload::BodyFormat;
 use crate::send_delay::SendDelays;
+use crate::series::RunSeries;
 use crate::server_metrics::{self, ServerMetrics};
 use crate::summary::{self, IntervalSummary, RunSummary};
 use crate::usage::ReplicaUsage;
@@ -24,6 +26,8 @@ use workload::arrivals::ArrivalProcess;
 pub enum JsonReport {
     /// The result of `--find-capacity`.
     Capacity(Box<CapacityReport>),
+    /// The results of `--runs`.
+    Series(Box<RunSeries>),
     /// The result of a run.
     Run(Box<RunReport>),
 }
@@ -39,6 +43,10 @@ pub struct RunReport {
     /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run. No other
     /// figure contains them.
     pub unfinished: usize,
+    /// Share of the machine's processor time that its host gave to other machines during the run and its warm-up, 0 to 1.
+    /// Absent on systems other than Linux.
+    #[serde(default)]
+    pub steal: Option<f64>,
     /// How late requests were sent, and whether the run is valid.
     #[serde(rename = "punctuality")]
     pub send_delays: SendDelays,
@@ -93,6 +101,9 @@ pub struct RunSetup {
     pub warmup_seconds: f64,
     /// Length of the run in seconds. If the user stopped the run, the length of the part before the stop.
     pub length_seconds: f64,
+    /// The machine that sent the load. Absent on systems other than Linux.
+    #[serde(default)]
+    pub machine: Option<Machine>,
 }
 
 impl RunReport {
@@ -109,6 +120,7 @@ impl RunReport {
             setup,
             is_complete: *is_complete,
             unfinished: *unfinished,
+            steal: None,
             send_delays: SendDelays::new(samples),
             thresholds: thresholds.iter().map(|condition| condition.check(&summary, latency)).collect(),
             summary,
@@ -159,6 +171,7 @@ pub(crate) mod tests {
             objective_ms: 500.0,
             warmup_seconds: 0.0,
             length_seconds: 10.0,
+            machine: None,
         };
         let measurement = Measurement {
             samples: Vec::new(),

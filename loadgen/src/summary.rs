@@ -1,6 +1,6 @@
 //! The figures of a run, and of each of its seconds, computed from its samples. Pure.
 
-use crate::latencies::{Latencies, Percentiles};
+use crate::latencies::{Latencies, OfferedPercentiles, Percentiles};
 use crate::sample::{RequestOutcome, Sample};
 use crate::usage::ReplicaUsage;
 use schemars::JsonSchema;
@@ -29,6 +29,9 @@ pub struct RunSummary {
     pub throughput_per_second: f64,
     /// Latency of the answered requests, in milliseconds. Absent if no request was answered.
     pub latency_ms: Option<Percentiles>,
+    /// Latency of all offered requests, in milliseconds. A failed request counts as infinitely slow.
+    #[serde(default)]
+    pub offered_latency_ms: OfferedPercentiles,
     /// Length of all requests' bodies together, in bytes.
     pub sent_bytes: u64,
     /// Length of all answers' bodies together, in bytes.
@@ -100,6 +103,7 @@ pub fn summarise(samples: &[Sample], objective: Duration, length: Duration, usag
         goodput_per_second: per_second(good(samples, objective)),
         throughput_per_second: per_second(throughput),
         latency_ms: latencies(samples).percentiles(),
+        offered_latency_ms: latencies(samples).percentiles_of_offered(samples.len()),
         sent_bytes: samples.iter().map(|sample| u64::from(sample.sent_bytes)).sum(),
         received_bytes: samples.iter().map(|sample| u64::from(sample.received_bytes)).sum(),
         usage,

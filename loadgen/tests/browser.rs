@@ -63,6 +63,7 @@ fn report(slowness: u64) -> RunReport {
         objective_ms: 500.0,
         warmup_seconds: 0.0,
         length_seconds: SECONDS as f64,
+        machine: None,
     };
     RunReport::new(setup, &measurement, &["p95<100ms".parse().expect("a condition")], None)
 }

@@ -1,9 +1,9 @@
 //! Flags that choose the results of a run that are printed and written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags of `loadgen run` that choose the results.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Name of the run in reports and comparisons
     #[arg(long)]
@@ -32,6 +32,13 @@ pub struct Args {
 }
 
 impl Args {
+    /// These flags for one run of several: the files of `--html`, `--csv` and `--log` have the seed in their names.
+    #[must_use]
+    pub fn of_run(&self, seed: u64) -> Self {
+        let of_seed = |file: &Option<PathBuf>| file.as_ref().map(|file| with_seed(file, seed));
+        Self { html: of_seed(&self.html), csv: of_seed(&self.csv), log: of_seed(&self.log), ..self.clone() }
+    }
+
     /// Creates every file that the flags name, so that a missing folder is noticed before the run and not after it.
     ///
     /// # Errors
@@ -46,5 +53,36 @@ impl Args {
                 .with_context(|| format!("create {}", file.display()))?;
         }
         Ok(())
+    }
+}
+
+/// The path with `-seed-SEED` before its extension. `.csv.gz` counts as one extension.
+fn with_seed(path: &Path, seed: u64) -> PathBuf {
+    let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
+    let plain = if is_compressed { path.with_extension("") } else { path.to_owned() };
+    let mut name = plain.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-seed-{seed}"));
+    for extension in [plain.extension(), path.extension().filter(|_| is_compressed)].into_iter().flatten() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_stands_before_the_extension() {
+        for (path, expected) in [
+            ("out/run.html", "out/run-seed-7.html"),
+            ("requests.csv.gz", "requests-seed-7.csv.gz"),
+            ("a.b.csv", "a.b-seed-7.csv"),
+            ("plain", "plain-seed-7"),
+            ("log.gz", "log-seed-7.gz"),
+        ] {
+            assert_eq!(with_seed(Path::new(path), 7), Path::new(expected));
+        }
     }
 }
