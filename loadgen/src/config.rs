@@ -72,6 +72,7 @@ pub enum Command {
     loadgen run --workload workload.txt --rate-scale 0.5 --html report.html\n  \
     loadgen run --shape spike:low=5,high=60,period=20,length=120 --threshold 'attainment>99'\n  \
     loadgen run --rate 20 --duration 30s --pictures photos/ --log requests.csv.gz\n  \
+    loadgen run --rate 20 --duration 5m --runs 5     the figures with their 95 % intervals\n  \
     loadgen run --closed 4 --duration 10s            the throughput with 4 requests in flight\n  \
     loadgen run --find-capacity --slo 'p95<500ms'    the highest rate that meets an objective\n\n\
     A condition (--slo, --threshold) is a name, one of < <= > >=, and a number, as in p99.9<1s or attainment>99.\n\
@@ -138,10 +139,10 @@ impl RunArgs {
     /// If the last seed would be too large.
     pub fn seeds(&self) -> anyhow::Result<Vec<u64>> {
         let (first, runs) = (self.load.seed, u64::from(self.runs));
-        let end = first.checked_add(runs).with_context(|| {
+        let last = first.checked_add(runs - 1).with_context(|| {
             format!("--seed ({first}) is too large for --runs ({runs}): each run needs the next seed; lower --seed")
         })?;
-        Ok((first..end).collect())
+        Ok((first..=last).collect())
     }
 }
 
