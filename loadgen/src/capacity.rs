@@ -114,7 +114,8 @@ pub async fn find(
     let mut trials =
         Trials { args, url: &url, runner, display, stop, start, made: Vec::new(), end: None, seconds: 0.0 };
     let search = trials.search(Search::new(first, LOWEST, HIGHEST)).await?;
-    let is_limited_by_generator = trials.made.iter().rfind(|trial| !trial.held).is_some_and(|trial| trial.is_bottleneck);
+    let is_limited_by_generator =
+        trials.made.iter().rfind(|trial| !trial.held).is_some_and(|trial| trial.is_bottleneck);
     let mut estimates: Vec<f64> = search.found().into_iter().collect();
     if let (Some(found), false) = (search.found(), is_limited_by_generator) {
         while estimates.len() < SEARCHES && trials.end.is_none() {
@@ -208,8 +209,7 @@ impl Trials<'_, '_> {
                 self.end = Some(SearchEnd::TimeLimit);
                 return Ok(None);
             }
-            let measurement =
-                measure(self.args, rate, window, self.url, self.runner, self.display, self.stop).await?;
+            let measurement = measure(self.args, rate, window, self.url, self.runner, self.display, self.stop).await?;
             self.seconds += measurement.length.as_secs_f64();
             if !measurement.is_complete {
                 self.end = Some(SearchEnd::Stopped);
@@ -265,11 +265,8 @@ async fn measure(
 ) -> Result<Measurement> {
     let workload = Workload::constant(rate, window * WINDOWS);
     let load = LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
-    let info = RunInfo {
-        title: format!("{rate:.2}/s to {url}"),
-        length: trial_length(window),
-        objective: args.objective,
-    };
+    let info =
+        RunInfo { title: format!("{rate:.2}/s to {url}"), length: trial_length(window), objective: args.objective };
     runner.measure(load, SETTLE, &info, display, stop).await
 }
 
@@ -295,7 +292,8 @@ impl CapacityReport {
         let mut lines = Vec::new();
         let requests = |trial: &RateTrial| trial.requests_per_second * trial.window_seconds;
         let fewest = self.trials.iter().min_by(|a, b| requests(a).total_cmp(&requests(b)));
-        if let Some(trial) = fewest.filter(|trial| trial.window_seconds > 0.0 && requests(trial) < self.requests_needed) {
+        if let Some(trial) = fewest.filter(|trial| trial.window_seconds > 0.0 && requests(trial) < self.requests_needed)
+        {
             let (rate, seconds, held) = (trial.requests_per_second, trial.window_seconds, requests(trial));
             let quantile = 100.0 * (1.0 - REQUESTS_BEYOND / held.max(REQUESTS_BEYOND));
             lines.push(format!(

@@ -325,7 +325,11 @@ mod tests {
         assert_eq!([&row[0], &row[5], &row[6]], ["slo, 3 seeds", "100 (50–150)", "3"]);
         assert!(row[1].starts_with("99.50 (98.") && row[1].ends_with(") %"), "{}", row[1]);
         assert_eq!(comparison.verdicts().len(), 2, "attainment and replica-seconds");
-        assert!(comparison.conclusion().ends_with("with their 95 % interval in brackets."), "{}", comparison.conclusion());
+        assert!(
+            comparison.conclusion().ends_with("with their 95 % interval in brackets."),
+            "{}",
+            comparison.conclusion()
+        );
         assert!(comparison.caveats().is_empty(), "both have the same seeds: {:?}", comparison.caveats());
         comparison.groups[1].runs[2].is_complete = false;
         comparison.groups[1].runs[0].setup.seed = 7;

@@ -106,14 +106,7 @@ impl Latencies {
     /// The usual percentiles of `offered` requests, of which those that are not in the histogram have failed.
     pub fn percentiles_of_offered(&self, offered: usize) -> OfferedPercentiles {
         let at = |quantile| self.at_quantile_of_offered(quantile, offered);
-        OfferedPercentiles {
-            p50: at(0.5),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: at(1.0),
-        }
+        OfferedPercentiles { p50: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: at(1.0) }
     }
 
     /// The usual percentiles; `None` without latencies.

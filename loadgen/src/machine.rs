@@ -24,7 +24,7 @@ impl Machine {
 
     /// Parses `/proc/cpuinfo` and `/proc/meminfo`. On ARM, no line names the model.
     fn parse(cpuinfo: &str, meminfo: &str) -> Option<Self> {
-        let value = |line: &'_ str, key: &str| {
+        let value = |line: &str, key: &str| {
             let (name, value) = line.split_once(':')?;
             (name.trim() == key).then(|| value.trim().to_owned())
         };

@@ -111,7 +111,8 @@ mod tests {
     use crate::summary::RunSummary;
 
     fn run(seed: u64, attainment: f64) -> RunReport {
-        let offered_latency_ms = OfferedPercentiles { p50: Some(4.0), p95: Some(50.0), ..OfferedPercentiles::default() };
+        let offered_latency_ms =
+            OfferedPercentiles { p50: Some(4.0), p95: Some(50.0), ..OfferedPercentiles::default() };
         let summary = RunSummary { offered: 1000, attainment, offered_latency_ms, ..RunSummary::default() };
         let mut report = crate::report::tests::report(summary);
         report.setup.seed = seed;
@@ -136,7 +137,8 @@ mod tests {
     #[test]
     fn a_threshold_that_one_run_breached_is_breached_by_the_series() {
         let (held, mut breached) = (run(1, 1.0), run(2, 0.9));
-        breached.thresholds = vec![ConditionResult { condition: "attainment>99".into(), value: Some(90.0), held: false }];
+        breached.thresholds =
+            vec![ConditionResult { condition: "attainment>99".into(), value: Some(90.0), held: false }];
         assert!(RunSeries::new(vec![held.clone()]).has_held());
         let series = RunSeries::new(vec![held, breached]);
         assert!(!series.has_held() && series.text().contains("threshold attainment>99: breached"), "{}", series.text());

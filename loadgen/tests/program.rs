@@ -61,7 +61,11 @@ fn errors_before_a_run_name_their_reason_and_send_nothing() {
         (2, vec!["--max-window=1s".into()], vec!["--find-capacity"]),
         (2, vec!["--max-duration=1m".into()], vec!["--find-capacity"]),
         (2, vec!["--runs=0".into()], vec!["'0' for '--runs"]),
-        (1, vec!["--runs=2".into(), format!("--seed={}", u64::MAX)], vec!["--seed (18446744073709551615) is too large"]),
+        (
+            1,
+            vec!["--runs=2".into(), format!("--seed={}", u64::MAX)],
+            vec!["--seed (18446744073709551615) is too large"],
+        ),
     ];
     for (status, flags, words) in cases {
         let has_workload = flags[0] == "--workload";

@@ -98,7 +98,8 @@ mod tests {
         assert_eq!(run.machine.as_deref(), Some("a chip, 2 cores, 8 GiB"));
         let elsewhere = Run { steal: None, law: "latency-ratio".into(), ..run.clone() };
         let table = table(&[run, elsewhere]);
-        let words = |line: usize| table.lines().nth(line).expect("a row").split_whitespace().collect::<Vec<_>>().join(" ");
+        let words =
+            |line: usize| table.lines().nth(line).expect("a row").split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(words(1), "slo 3 180 s 3.1 % 98.94 % 292");
         assert_eq!(words(2), "latency-ratio 3 180 s – 98.94 % 292");
         let lengths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();

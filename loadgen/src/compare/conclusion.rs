@@ -56,7 +56,9 @@ impl Conclusion<'_> {
         let (name, attainment) = (&cheapest.name, cheapest.attainment());
         let interval = cheapest.estimate(Figure::Attainment).and_then(|estimate| estimate.interval);
         let mut sentence = match interval {
-            None => format!("{name} was the cheapest run that answered {goal} % within {objective_ms:.0} ms: {attainment:.2} %"),
+            None => format!(
+                "{name} was the cheapest run that answered {goal} % within {objective_ms:.0} ms: {attainment:.2} %"
+            ),
             Some(interval) if interval.low >= *goal => {
                 format!("{name} is the cheapest that answered {goal} % within {objective_ms:.0} ms: {attainment:.2} %")
             }
@@ -76,7 +78,8 @@ impl Conclusion<'_> {
 
     /// The last part of the conclusion: the groups that missed the goal. Empty if there are none.
     fn missed_goal(&self) -> String {
-        let mut missed: Vec<&RunGroup> = self.groups.iter().copied().filter(|group| !self.reaches_goal(group)).collect();
+        let mut missed: Vec<&RunGroup> =
+            self.groups.iter().copied().filter(|group| !self.reaches_goal(group)).collect();
         missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
         match missed[..] {
             [] => String::new(),
@@ -102,7 +105,8 @@ mod tests {
 
     #[test]
     fn the_conclusion_names_the_cheapest_run_that_reached_the_goal() {
-        let all = [run("slo", 0.9962, Some(100.0)), run("cpu-50", 0.9970, Some(150.0)), run("cpu-90", 0.92, Some(90.0))];
+        let all =
+            [run("slo", 0.9962, Some(100.0)), run("cpu-50", 0.9970, Some(150.0)), run("cpu-90", 0.92, Some(90.0))];
         assert_eq!(
             sentence(99.0, &all),
             "slo was the cheapest run that answered 99 % within 500 ms: 99.62 % for 100 replica-seconds; cpu-50 needed \
@@ -130,7 +134,9 @@ mod tests {
         );
         let text = sentence(99.5, &[slo]);
         assert!(
-            text.starts_with("slo is the cheapest that answered 99.5 % within 500 ms on average: 99.60 %, of which the 95 %"),
+            text.starts_with(
+                "slo is the cheapest that answered 99.5 % within 500 ms on average: 99.60 %, of which the 95 %"
+            ),
             "{text}"
         );
         assert!(text.contains("includes less, for 100 replica-seconds"), "{text}");

@@ -61,7 +61,8 @@ fn read_file(path: &Path) -> Result<Vec<RunReport>> {
         bail!("the file is a result of --find-capacity; compare runs of one workload instead");
     }
     if serde_json::from_slice::<SeriesMarker>(&text).is_ok() {
-        let series: RunSeries = serde_json::from_slice(&text).context("a run of the file is not a report of loadgen")?;
+        let series: RunSeries =
+            serde_json::from_slice(&text).context("a run of the file is not a report of loadgen")?;
         ensure!(!series.runs.is_empty(), "the file has no run");
         return Ok(series.runs);
     }

@@ -32,9 +32,10 @@ pub struct Verdict {
 /// unknown for a run of the pair.
 pub(super) fn judge(groups: &[RunGroup]) -> Vec<Verdict> {
     let judged: Vec<&RunGroup> = groups.iter().filter(|group| group.is_repeated() && group.is_valid()).collect();
-    let pairs = judged.iter().enumerate().flat_map(|(index, first)| {
-        judged[index + 1..].iter().map(move |second| (*first, *second))
-    });
+    let pairs = judged
+        .iter()
+        .enumerate()
+        .flat_map(|(index, first)| judged[index + 1..].iter().map(move |second| (*first, *second)));
     pairs
         .flat_map(|(first, second)| {
             JUDGED.iter().filter_map(move |&(figure, confidence)| Verdict::on(first, second, figure, confidence))
