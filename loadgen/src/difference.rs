@@ -31,9 +31,9 @@ impl Difference {
     ///
     /// Where at least two seeds are common, there are two intervals: that of the differences of the runs with the same
     /// seed, and Welch's, which takes all runs as independent. The narrower is used. Pairs are better where the seeds
-    /// decide about the figures. Where they do not, pairs only halve the degrees of freedom: five pairs of runs with 5,000
-    /// requests each would find 95 and 94 % different in two of three comparisons, and Welch's interval in nine of ten.
-    /// To choose the narrower raises the share of false differences from 1 % to less than 2 %.
+    /// decide about the figures. Where they do not, pairs only halve the degrees of freedom: with five runs of 5,000 requests
+    /// each, pairs alone find 95 and 94 % different in 64 of 100 comparisons, and the narrower interval in 87. To choose the
+    /// narrower raises the share of false differences from 1 % to less than 2 % (99 % intervals, simulated).
     pub fn between(a: &[Observation], b: &[Observation], confidence: f64) -> Option<Self> {
         let independent = independent(a, b, confidence)?;
         match paired(a, b, confidence) {
@@ -148,11 +148,15 @@ mod tests {
 
     #[test]
     fn a_difference_of_one_point_is_found_by_five_runs() {
-        for (a, b) in [(0.99, 0.98), (0.98, 0.97), (0.95, 0.94)] {
-            for of_seed in [0.0, 0.01] {
-                let count = found(100, a, b, 0.0, of_seed);
-                assert!(count >= 90 || of_seed > 0.0 && count >= 60, "{count} of 100 for {a} and {b} with {of_seed}");
-            }
+        for (a, b, of_seed, least) in [
+            (0.99, 0.98, 0.0, 95),
+            (0.98, 0.97, 0.0, 95),
+            (0.95, 0.94, 0.0, 78),
+            // The seeds' own deviation is as large as the difference. Without pairs, few differences are found.
+            (0.98, 0.97, 0.01, 85),
+        ] {
+            let count = found(100, a, b, 0.0, of_seed);
+            assert!(count >= least, "{count} of 100 for {a} and {b} with {of_seed}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::f64::consts::{FRAC_2_PI, FRAC_PI_2};
 
 /// Most degrees of freedom that are told apart. With more, the quantiles hardly change: that of 95 % is 1.962 here and
 /// 1.960 at the limit.
-const MAX_DEGREES: usize = 1000;
+const MAX_DEGREES: f64 = 1000.0;
 
 /// Halvings of the interval in which a quantile is searched. After them, it is exact to the last digits of an `f64`.
 const HALVINGS: usize = 60;
@@ -21,9 +21,13 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// The interval of a mean with this variance (that of the mean, not of one value).
-    fn around(mean: f64, variance: f64, degrees: usize, confidence: f64) -> Self {
-        let half = student_quantile(confidence, degrees) * variance.sqrt();
+    /// The interval of a mean whose variance (that of the mean, not of one value) was estimated with these degrees of
+    /// freedom, and is known to be at least `least_variance`.
+    fn around(mean: f64, variance: f64, degrees: f64, least_variance: f64, confidence: f64) -> Self {
+        let estimated = student_quantile(confidence, degrees) * variance.sqrt();
+        // A known variance has no uncertainty of its own, so its quantile is the normal one.
+        let known = student_quantile(confidence, MAX_DEGREES) * least_variance.sqrt();
+        let half = estimated.max(known);
         Self { low: mean - half, high: mean + half }
     }
 
@@ -66,12 +70,12 @@ impl Moments {
 /// The interval of the mean of `values`, which are independent, such as one figure of several runs or the differences of
 /// pairs of runs. `None` for fewer than two values, which say nothing about their spread.
 ///
-/// The variance of the mean counts as at least `least_variance`: a few values that agree by chance would otherwise give an
-/// interval without width.
+/// The interval is at least as wide as one of a mean that is known to have the variance `least_variance`: a few values that
+/// agree by chance would otherwise give an interval without width.
 pub fn of_mean(values: &[f64], least_variance: f64, confidence: f64) -> Option<Interval> {
     let moments = Moments::of(values).filter(|moments| moments.count > 1)?;
-    let variance = moments.variance_of_mean().max(least_variance);
-    Some(Interval::around(moments.mean, variance, moments.count - 1, confidence))
+    let degrees = (moments.count - 1) as f64;
+    Some(Interval::around(moments.mean, moments.variance_of_mean(), degrees, least_variance, confidence))
 }
 
 /// The interval of the mean of `a` minus the mean of `b`, whose variances may differ (Welch). `None` if one of them has
@@ -82,22 +86,30 @@ pub fn of_difference(a: &[f64], b: &[f64], least_variance: f64, confidence: f64)
     let (of_a, of_b) = (a.variance_of_mean(), b.variance_of_mean());
     let variance = of_a + of_b;
     let degrees = if variance > 0.0 {
-        // The equation of Welch and Satterthwaite, rounded down, which makes the interval a little wider.
+        // The equation of Welch and Satterthwaite.
         variance.powi(2) / (of_a.powi(2) / (a.count - 1) as f64 + of_b.powi(2) / (b.count - 1) as f64)
     } else {
         (a.count + b.count - 2) as f64
     };
-    let degrees = (degrees as usize).max(1);
-    Some(Interval::around(a.mean - b.mean, variance.max(least_variance), degrees, confidence))
+    Some(Interval::around(a.mean - b.mean, variance, degrees, least_variance, confidence))
 }
 
 /// The number t for which a variable of Student's distribution lies between -t and t with the probability `confidence`.
-///
-/// # Panics
-/// If `degrees` is zero.
-pub fn student_quantile(confidence: f64, degrees: usize) -> f64 {
-    assert!(degrees > 0, "Student's distribution has at least one degree of freedom");
-    let degrees = degrees.min(MAX_DEGREES);
+/// Fewer than one degree of freedom count as one.
+pub fn student_quantile(confidence: f64, degrees: f64) -> f64 {
+    let degrees = degrees.clamp(1.0, MAX_DEGREES);
+    let (below, above) = (degrees.floor(), degrees.ceil());
+    let of_whole = |degrees: f64| quantile_of_whole(confidence, degrees as usize);
+    if below == above {
+        return of_whole(below);
+    }
+    // Quantiles are nearly linear in the inverse of the degrees.
+    let weight = (1.0 / below - 1.0 / degrees) / (1.0 / below - 1.0 / above);
+    (1.0 - weight) * of_whole(below) + weight * of_whole(above)
+}
+
+/// The quantile for a whole number of degrees of freedom, at least 1.
+fn quantile_of_whole(confidence: f64, degrees: usize) -> f64 {
     // The search goes over the angle whose tangent is t divided by the root of the degrees, since that angle is bounded.
     let (mut low, mut high) = (0.0, FRAC_PI_2);
     for _ in 0..HALVINGS {
@@ -135,20 +147,21 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_published_tables() {
         for (confidence, degrees, expected) in [
-            (0.95, 1, 12.706),
-            (0.95, 2, 4.303),
-            (0.95, 3, 3.182),
-            (0.95, 4, 2.776),
-            (0.95, 8, 2.306),
-            (0.95, 9, 2.262),
-            (0.95, 30, 2.042),
-            (0.95, 100, 1.984),
-            (0.99, 1, 63.657),
-            (0.99, 4, 4.604),
-            (0.99, 8, 3.355),
-            (0.99, 99, 2.626),
-            (0.9, 5, 2.015),
-            (0.95, 1_000_000, 1.962),
+            (0.95, 1.0, 12.706),
+            (0.95, 2.0, 4.303),
+            (0.95, 3.0, 3.182),
+            (0.95, 4.0, 2.776),
+            (0.95, 8.0, 2.306),
+            (0.95, 9.0, 2.262),
+            (0.95, 30.0, 2.042),
+            (0.95, 100.0, 1.984),
+            (0.99, 1.0, 63.657),
+            (0.99, 4.0, 4.604),
+            (0.99, 8.0, 3.355),
+            (0.99, 99.0, 2.626),
+            (0.9, 5.0, 2.015),
+            (0.95, 1e6, 1.962),
+            (0.95, 0.5, 12.706),
         ] {
             let found = student_quantile(confidence, degrees);
             assert!((found - expected).abs() < 6e-4, "{confidence}, {degrees}: {found} is not {expected}");
@@ -175,20 +188,19 @@ mod tests {
     #[test]
     fn values_that_agree_by_chance_have_an_interval_of_the_least_variance() {
         let interval = of_mean(&[2.0, 2.0, 2.0], 0.01, 0.95).expect("there are three values");
-        assert!((interval.width() - 2.0 * 4.303 * 0.1).abs() < 1e-3, "{interval:?}");
+        assert!((interval.width() - 2.0 * 1.962 * 0.1).abs() < 1e-3, "{interval:?}");
         let interval = of_difference(&[2.0; 3], &[1.0; 3], 0.01, 0.95).expect("there are three values");
-        assert!((interval.width() - 2.0 * 2.776 * 0.1).abs() < 1e-3, "{interval:?}");
+        assert!((interval.width() - 2.0 * 1.962 * 0.1).abs() < 1e-3, "{interval:?}");
     }
 
     #[test]
     fn equal_variances_have_the_degrees_of_both_samples() {
-        // Both samples have the same spread. The degrees are therefore 2 + 2, or 3 if rounding makes them a little less than
-        // 4.
+        // Both samples have the same spread, so the degrees are 2 + 2.
         let (a, b) = ([9.0, 11.0, 10.0 + 3_f64.sqrt()], [-1.0, 1.0, 3_f64.sqrt()]);
         let interval = of_difference(&a, &b, 0.0, 0.95).expect("there are three values");
         let error = (2.0 * Moments::of(&a).expect("there are values").variance_of_mean()).sqrt();
         let quantile = interval.width() / 2.0 / error;
-        assert!((2.775..3.183).contains(&quantile), "{quantile}");
+        assert!((quantile - 2.776).abs() < 1e-3, "{quantile}");
     }
 
     proptest! {
@@ -215,10 +227,10 @@ mod tests {
 
         #[test]
         fn quantiles_fall_with_the_degrees_and_rise_with_the_confidence(
-            degrees in 1..200_usize, confidence in 0.5..0.995_f64,
+            degrees in 1.0..200.0_f64, confidence in 0.5..0.995_f64,
         ) {
             let quantile = student_quantile(confidence, degrees);
-            prop_assert!(student_quantile(confidence, degrees + 1) < quantile);
+            prop_assert!(student_quantile(confidence, degrees + 0.3) < quantile);
             prop_assert!(student_quantile(confidence + 0.004, degrees) > quantile);
         }
     }
