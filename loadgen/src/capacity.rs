@@ -109,10 +109,8 @@ pub async fn find(
     let first = args.load.rate.unwrap_or(FIRST);
     check(args, first)?;
     setup.load = format!("search from {first}/s");
-    let url = setup.url.clone();
     let start = Instant::now();
-    let mut trials =
-        Trials { args, url: &url, runner, display, stop, start, made: Vec::new(), end: None, seconds: 0.0 };
+    let mut trials = Trials { args, runner, display, stop, start, made: Vec::new(), end: None, seconds: 0.0 };
     let search = trials.search(Search::new(first, LOWEST, HIGHEST)).await?;
     let is_limited_by_generator =
         trials.made.iter().rfind(|trial| !trial.held).is_some_and(|trial| trial.is_bottleneck);
@@ -179,7 +177,6 @@ enum SearchEnd {
 /// The rates that were tried, and what is needed to try another.
 struct Trials<'a, 'stop> {
     args: &'a RunArgs,
-    url: &'a str,
     runner: &'a Runner,
     display: &'a mut Display,
     stop: &'a mut StopSignal<'stop>,
@@ -209,7 +206,9 @@ impl Trials<'_, '_> {
                 self.end = Some(SearchEnd::TimeLimit);
                 return Ok(None);
             }
-            let measurement = measure(self.args, rate, window, self.url, self.runner, self.display, self.stop).await?;
+            // The same arrivals would bring back the same bad window.
+            let seed = self.args.load.seed.wrapping_add(self.made.len() as u64);
+            let measurement = measure(self.args, rate, window, seed, self.runner, self.display, self.stop).await?;
             self.seconds += measurement.length.as_secs_f64();
             if !measurement.is_complete {
                 self.end = Some(SearchEnd::Stopped);
@@ -245,28 +244,28 @@ fn trial_length(window: Duration) -> Duration {
 
 /// The 95 % interval of the capacity that each search found. `None` for fewer than two searches.
 fn interval_of(estimates: &[f64]) -> Option<Interval> {
-    // The precision of a search is a factor, so the logarithms have the errors of one size. That of a rounding to steps of
-    // this size is the least.
+    // The precision of a search is a factor, so the errors of the logarithms are of one size. The least variance is that of
+    // rounding to steps of the precision.
     let logarithms: Vec<f64> = estimates.iter().map(|estimate| estimate.ln()).collect();
     let least_variance = PRECISION.ln().powi(2) / 12.0 / estimates.len().max(1) as f64;
     let interval = interval::of_mean(&logarithms, least_variance, CONFIDENCE)?;
     Some(Interval { low: interval.low.exp(), high: interval.high.exp() })
 }
 
-/// Sends `rate` requests per second to `url` for all windows.
+/// Sends `rate` requests per second for all windows, with the arrivals of `seed`.
 async fn measure(
     args: &RunArgs,
     rate: f64,
     window: Duration,
-    url: &str,
+    seed: u64,
     runner: &Runner,
     display: &mut Display,
     stop: &mut StopSignal<'_>,
 ) -> Result<Measurement> {
     let workload = Workload::constant(rate, window * WINDOWS);
-    let load = LoadPattern::Open(schedule(&workload, args.load.arrivals, args.load.seed, SETTLE));
-    let info =
-        RunInfo { title: format!("{rate:.2}/s to {url}"), length: trial_length(window), objective: args.objective };
+    let load = LoadPattern::Open(schedule(&workload, args.load.arrivals, seed, SETTLE));
+    let title = format!("{rate:.2}/s to {}", args.target.url);
+    let info = RunInfo { title, length: trial_length(window), objective: args.objective };
     runner.measure(load, SETTLE, &info, display, stop).await
 }
 
@@ -291,13 +290,13 @@ impl CapacityReport {
     pub fn limits(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let requests = |trial: &RateTrial| trial.requests_per_second * trial.window_seconds;
-        let fewest = self.trials.iter().min_by(|a, b| requests(a).total_cmp(&requests(b)));
-        if let Some(trial) = fewest.filter(|trial| trial.window_seconds > 0.0 && requests(trial) < self.requests_needed)
-        {
-            let (rate, seconds, held) = (trial.requests_per_second, trial.window_seconds, requests(trial));
-            let quantile = 100.0 * (1.0 - REQUESTS_BEYOND / held.max(REQUESTS_BEYOND));
+        let bound = self.requests_per_second.or(self.fails_at);
+        let decisive = self.trials.iter().find(|trial| Some(trial.requests_per_second) == bound);
+        if let Some(trial) = decisive.filter(|trial| requests(trial) < self.requests_needed) {
+            let (rate, seconds, count) = (trial.requests_per_second, trial.window_seconds, requests(trial));
+            let quantile = 100.0 * (1.0 - REQUESTS_BEYOND / count.max(REQUESTS_BEYOND));
             lines.push(format!(
-                "warning     at {rate:.2}/s, a window of {seconds:.0} s has only {held:.0} requests, which is enough for the \
+                "warning     at {rate:.2}/s, a window of {seconds:.0} s has only {count:.0} requests, which is enough for the \
                  quantile {quantile:.1} %; {} needs {:.0}; raise --max-window",
                 self.slo.join(", "),
                 self.requests_needed
@@ -403,7 +402,7 @@ mod tests {
     #[test]
     fn the_interval_of_equal_searches_is_that_of_their_precision() {
         let interval = interval_of(&[100.0; 3]).expect("three searches");
-        assert!((95.0..98.0).contains(&interval.low) && (102.0..105.0).contains(&interval.high), "{interval:?}");
+        assert!((98.0..99.0).contains(&interval.low) && (101.0..102.0).contains(&interval.high), "{interval:?}");
         let wider = interval_of(&[90.0, 100.0, 110.0]).expect("three searches");
         assert!(wider.low < 85.0 && wider.high > 115.0, "{wider:?}");
         assert_eq!((interval_of(&[100.0]), interval_of(&[])), (None, None));

@@ -217,6 +217,6 @@ mod tests {
     fn equal_attainments_still_have_the_interval_of_their_sampling() {
         let runs = [run(0.99, None), run(0.99, None)];
         let interval = Figure::Attainment.estimate(&runs).and_then(|estimate| estimate.interval).expect("two runs");
-        assert!(interval.low < 98.0 && interval.high == 100.0, "{interval:?}");
+        assert!(interval.low < 98.6 && interval.high > 99.4, "{interval:?}");
     }
 }

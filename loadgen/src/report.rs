@@ -84,7 +84,8 @@ pub struct RunSetup {
     /// The process by which arrivals were spread. Absent in a closed load.
     #[schemars(with = "Option<String>")]
     pub arrivals: Option<ArrivalProcess>,
-    /// Seed of the arrivals and the generated images.
+    /// Seed of the arrivals and the generated images. Of `--find-capacity`, the seed of the first rate; each further try has the
+    /// next seed.
     pub seed: u64,
     /// Number of different images.
     #[serde(rename = "pictures")]
