@@ -1,7 +1,7 @@
 //! `cargo xtask experiment`: replays one workload with each scaling law in turn, and compares the results. Each run has
 //! a dispatcher, a scaler and replicas of its own. All laws get the same seeds.
 
-mod spread;
+mod runs;
 
 use anyhow::{Context, Result, ensure};
 use harness::stack::{ScalerProgram, Stack, StackSetup};
@@ -23,7 +23,7 @@ const REPLICA_CORES: f64 = 1.8;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   cargo xtask experiment --policy slo,queue:500ms --workload requests.txt --rate-scale 0.5
-  cargo xtask experiment --policy slo,concurrency --seeds 5")]
+  cargo xtask experiment --policy slo,concurrency --seeds 10")]
 pub(crate) struct Options {
     /// Scaling laws, as --policy of the scaler and of `lab run` takes them
     #[arg(long, value_delimiter = ',', default_value = "slo,latency-step,latency-ratio,queue,concurrency")]
@@ -41,8 +41,9 @@ pub(crate) struct Options {
     /// Seed of the arrivals, which are the same for all laws
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(..1_000_000_000))]
     seed: u64,
-    /// Runs of each law, with this seed and the following ones; with several, a table shows how much they differ
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    /// Runs of each law, with this seed and the following ones. The comparison has the mean of each figure with its 95 %
+    /// interval; a single run says nothing about how much the figures vary
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     seeds: u64,
     /// Most replicas that a law may run
     #[arg(long, default_value_t = 3)]
@@ -76,12 +77,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     println!();
-    let first_seed = &reports[..options.policy.len()];
-    compare(first_seed, options.html.as_deref().unwrap_or(&folder.join("comparison.html")))?;
-    if options.seeds > 1 {
-        spread::print(&options.policy, &reports)?;
-    }
-    Ok(())
+    compare(&reports, options.html.as_deref().unwrap_or(&folder.join("comparison.html")))?;
+    runs::print(&reports)
 }
 
 /// The factor that turns per cent of one replica's measured capacity into requests per second.

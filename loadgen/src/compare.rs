@@ -1,21 +1,28 @@
-//! Executes `loadgen compare`: compares the reports of several runs, and draws a conclusion from them. Runs of one name
-//! with different seeds are repetitions, and count as one.
+//! Executes `loadgen compare`: compares the reports of several runs, judges them, and draws a conclusion. Runs of one name
+//! with different seeds are repetitions, and count as one group.
+
+mod conclusion;
+mod group;
+mod reading;
+mod verdict;
 
 use crate::config::CompareArgs;
+use crate::figure::{Estimate, Figure};
 use crate::report::{RunReport, RunSetup};
-use crate::spread::Spread;
-use crate::summary::percent;
-use crate::usage::ReplicaUsage;
-use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use anyhow::Result;
+use conclusion::Conclusion;
+use group::COLUMNS;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Largest report, in bytes. The report of a run of a few hours is smaller.
-const MAX_FILE_BYTES: u64 = 512 << 20;
+pub use group::RunGroup;
+pub use verdict::Verdict;
+
+/// Share of the processor time, 0 to 1. Steal above it is worth a caveat.
+const NOTABLE_STEAL: f64 = 0.01;
+
+/// Most runs that a caveat names.
+const MAX_NAMED: usize = 5;
 
 /// Several runs, and the goal that their attainment is compared with.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,28 +33,32 @@ pub struct RunComparison {
     pub groups: Vec<RunGroup>,
 }
 
-/// The runs of one name. Their figures are medians over the runs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunGroup {
-    /// Name of the runs; unique in the comparison.
-    pub name: String,
-    /// The reports of the runs, at least one. Each has another seed.
-    pub runs: Vec<RunReport>,
+/// A comparison as the JSON of `loadgen compare --json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ComparisonReport {
+    /// Percentage of requests that must be answered within the objective.
+    pub goal: f64,
+    /// The groups, in the order in which the command line first has their names.
+    pub groups: Vec<GroupReport>,
+    /// The judgement on each pair of groups with several runs.
+    pub verdicts: Vec<Verdict>,
+    /// The reasons why the comparison is unfair, a sentence for each.
+    pub caveats: Vec<String>,
+    /// The conclusion in words.
+    pub conclusion: String,
 }
 
-/// The header of the table.
-const COLUMNS: [&str; 10] = [
-    "run",
-    "within objective",
-    "p50",
-    "p95",
-    "p99",
-    "failed",
-    "replica-seconds",
-    "peak replicas",
-    "changes",
-    "replica-s per 1000 good",
-];
+/// The figures of a group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupReport {
+    /// The name of the runs.
+    pub name: String,
+    /// The seeds of the runs.
+    pub seeds: Vec<u64>,
+    /// The mean of each figure with its 95 % interval. A figure is absent if a run lacks it, such as a percentile that lies
+    /// among the failed requests.
+    pub figures: BTreeMap<Figure, Estimate>,
+}
 
 /// Reads the reports that the flags name.
 ///
@@ -55,120 +66,17 @@ const COLUMNS: [&str; 10] = [
 /// If a file cannot be read or is not the report of a run, or if two runs have the same name and the same seed. The
 /// message names the file or the run.
 pub fn read(args: &CompareArgs) -> Result<RunComparison> {
-    let mut groups: Vec<RunGroup> = Vec::new();
-    for path in &args.reports {
-        let mut report = read_report(path).with_context(|| format!("read report {}", path.display()))?;
-        let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
-        let name = printable(report.setup.name.as_deref().unwrap_or(&stem));
-        report.setup.load = printable(&report.setup.load);
-        let Some(group) = groups.iter_mut().find(|group| group.name == name) else {
-            groups.push(RunGroup { name, runs: vec![report] });
-            continue;
-        };
-        let seed = report.setup.seed;
-        ensure!(
-            group.runs.iter().all(|run| run.setup.seed != seed),
-            "two runs have the name {name:?} and the seed {seed}; rename a file, or give names with loadgen run --name"
-        );
-        group.runs.push(report);
-    }
-    Ok(RunComparison { goal: args.goal, groups })
-}
-
-fn read_report(path: &Path) -> Result<RunReport> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut text)?;
-    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "the file is longer than 512 MiB");
-    let error = match serde_json::from_slice::<RunReport>(&text) {
-        Ok(report) => return Ok(report),
-        Err(error) => error,
-    };
-    if serde_json::from_slice::<CapacityReportMarker>(&text).is_ok() {
-        bail!("the file is a result of --find-capacity; compare runs of one workload instead");
-    }
-    let reason =
-        if error.is_data() { "the file is not a report of loadgen run --json" } else { "the file is not JSON" };
-    Err(error).context(reason)
-}
-
-/// A field that only the result of `--find-capacity` has.
-#[derive(Deserialize)]
-struct CapacityReportMarker {
-    #[serde(rename = "tries")]
-    _tries: IgnoredAny,
-}
-
-/// Replaces control characters, so that the text of a file cannot send commands to the terminal.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
-}
-
-impl RunGroup {
-    /// Percentage of requests that were answered within the objective.
-    fn attainment(&self) -> f64 {
-        self.spread(|run| Some(percent(run.summary.attainment))).map_or(0.0, |spread| spread.median)
-    }
-
-    /// Whether all runs are complete and were sent on time. The figures of any other run belong to another load.
-    fn is_valid(&self) -> bool {
-        self.runs.iter().all(|run| run.is_complete && !run.send_delays.is_bottleneck)
-    }
-
-    fn replica_seconds(&self) -> Option<f64> {
-        self.spread(|run| run.summary.usage.as_ref().map(|usage| usage.replica_seconds)).map(|spread| spread.median)
-    }
-
-    fn spread(&self, figure: impl Fn(&RunReport) -> Option<f64>) -> Option<Spread> {
-        Spread::of(self.runs.iter().map(figure))
-    }
-
-    /// The name of one of the runs: with its seed, if there are several.
-    pub fn run_name(&self, run: &RunReport) -> String {
-        match self.runs.len() {
-            1 => self.name.clone(),
-            _ => format!("{}, seed {}", self.name, run.setup.seed),
-        }
-    }
-
-    /// The row of the table.
-    fn cells(&self) -> [String; 10] {
-        let text = |spread: Option<Spread>, decimals, unit| {
-            spread.map_or_else(|| "–".to_owned(), |spread| spread.text(decimals, unit))
-        };
-        let milliseconds = |figure: fn(&crate::latencies::Percentiles) -> f64| {
-            let spread = self.spread(|run| run.summary.latency_ms.as_ref().map(figure));
-            text(spread, if spread.is_some_and(|spread| spread.median < 10.0) { 2 } else { 0 }, " ms")
-        };
-        let usage = |figure: fn(&ReplicaUsage) -> Option<f64>, decimals| {
-            text(self.spread(|run| run.summary.usage.as_ref().and_then(figure)), decimals, "")
-        };
-        let name = match self.runs.len() {
-            1 => self.name.clone(),
-            count => format!("{}, {count} seeds", self.name),
-        };
-        [
-            name,
-            text(self.spread(|run| Some(percent(run.summary.attainment))), 2, " %"),
-            milliseconds(|latency| latency.p50),
-            milliseconds(|latency| latency.p95),
-            milliseconds(|latency| latency.p99),
-            text(self.spread(|run| Some(run.summary.failed as f64)), 0, ""),
-            usage(|usage| Some(usage.replica_seconds), 0),
-            usage(|usage| Some(usage.peak_replicas), 0),
-            usage(|usage| Some(usage.changes as f64), 0),
-            usage(|usage| usage.replica_seconds_per_1000_good, 1),
-        ]
-    }
+    Ok(RunComparison { goal: args.goal, groups: reading::read(&args.reports)? })
 }
 
 impl RunComparison {
-    /// The table, the caveats and the conclusion as plain text.
+    /// The table, the verdicts, the caveats and the conclusion as plain text.
     pub fn text(&self) -> String {
         let rows = self.table();
         let widths: Vec<usize> = (0..COLUMNS.len())
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
-        let line = |row: &[String; 10]| {
+        let line = |row: &[String; COLUMNS.len()]| {
             let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
                 if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
             });
@@ -176,30 +84,56 @@ impl RunComparison {
         };
         let mut lines: Vec<String> = rows.iter().map(line).collect();
         lines.push(String::new());
-        lines.extend(self.caveats());
-        lines.push(self.conclusion());
+        lines.extend(self.sentences());
         lines.join("\n")
     }
 
-    /// The table, the caveats and the conclusion in Markdown.
+    /// The table, the verdicts, the caveats and the conclusion in Markdown.
     pub fn markdown(&self) -> String {
-        let line = |row: &[String; 10]| {
+        let line = |row: &[String; COLUMNS.len()]| {
             format!("| {} |", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
         };
         let mut lines: Vec<String> = self.table().iter().map(line).collect();
         lines.insert(1, format!("|---|{}", "---:|".repeat(COLUMNS.len() - 1)));
         lines.push(String::new());
-        lines.extend(self.caveats());
-        lines.push(self.conclusion());
+        // Without the hyphens, Markdown would join the sentences to one paragraph.
+        lines.extend(self.sentences().into_iter().map(|sentence| format!("- {sentence}")));
         lines.join("\n")
     }
 
+    /// The comparison for `--json`.
+    pub fn report(&self) -> ComparisonReport {
+        let group = |group: &RunGroup| GroupReport {
+            name: group.name.clone(),
+            seeds: group.runs.iter().map(|run| run.setup.seed).collect(),
+            figures: Figure::ALL.iter().filter_map(|&figure| Some((figure, group.estimate(figure)?))).collect(),
+        };
+        ComparisonReport {
+            goal: self.goal,
+            groups: self.groups.iter().map(group).collect(),
+            verdicts: self.verdicts(),
+            caveats: self.caveats(),
+            conclusion: self.conclusion(),
+        }
+    }
+
     /// The header of the table, and a row for each name.
-    pub fn table(&self) -> Vec<[String; 10]> {
+    pub fn table(&self) -> Vec<[String; COLUMNS.len()]> {
         std::iter::once(COLUMNS.map(str::to_owned)).chain(self.groups.iter().map(RunGroup::cells)).collect()
     }
 
-    /// The reasons why the comparison is unfair, a sentence for each: differences between the runs, and invalid runs.
+    /// The judgement on each pair of groups with several runs, in each figure that is judged.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        verdict::judge(&self.groups)
+    }
+
+    fn sentences(&self) -> Vec<String> {
+        let verdicts = self.verdicts().iter().map(Verdict::text).collect::<Vec<_>>();
+        verdicts.into_iter().chain(self.caveats()).chain([self.conclusion()]).collect()
+    }
+
+    /// The reasons why the comparison is unfair or says little, a sentence for each: differences between the runs, invalid
+    /// runs, single runs, and machines whose hosts were busy.
     pub fn caveats(&self) -> Vec<String> {
         let mut caveats = Vec::new();
         let mut differ = |property: &str, values: BTreeSet<String>| {
@@ -216,8 +150,8 @@ impl RunComparison {
         let counted =
             |run: &RunReport| run.summary.usage.as_ref().map_or("not at all", |usage| usage.counted_by.description());
         differ("how replicas were counted", runs().map(|run| counted(run).into()).collect());
-        for (group, run) in self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group, run))) {
-            let name = group.run_name(run);
+        differ("machine", runs().filter_map(|run| Some(run.setup.machine.as_ref()?.to_string())).collect());
+        for (name, run) in self.named_runs() {
             if !run.is_complete {
                 caveats.push(format!("{name} was stopped after {:.0} s.", run.setup.length_seconds));
             }
@@ -226,93 +160,69 @@ impl RunComparison {
                     .push(format!("In {name}, loadgen was the bottleneck; its figures say nothing about the server."));
             }
         }
+        caveats.extend(self.steal_caveat());
+        caveats.extend(self.single_run_caveat());
         caveats
     }
 
-    /// The conclusion in one sentence: the cheapest of the valid runs that reached the goal. If none reached it, or no
-    /// cost is known, the run with the highest attainment. If runs are repetitions, another sentence says so.
+    /// All runs with their names.
+    fn named_runs(&self) -> impl Iterator<Item = (String, &RunReport)> {
+        self.groups.iter().flat_map(|group| group.runs.iter().map(move |run| (group.run_name(run), run)))
+    }
+
+    fn steal_caveat(&self) -> Option<String> {
+        let stolen: Vec<String> = self
+            .named_runs()
+            .filter_map(|(name, run)| Some((name, run.steal.filter(|&steal| steal > NOTABLE_STEAL)?)))
+            .map(|(name, steal)| format!("{name} ({:.1} %)", 100.0 * steal))
+            .collect();
+        let reason = "the host gave this share of the machine's processor time to others";
+        (!stolen.is_empty()).then(|| format!("Steal was above 1 % in {}: {reason}.", listed(&stolen)))
+    }
+
+    fn single_run_caveat(&self) -> Option<String> {
+        let single: Vec<String> =
+            self.groups.iter().filter(|group| !group.is_repeated()).map(|group| group.name.clone()).collect();
+        (!single.is_empty() && self.groups.len() > 1).then(|| {
+            format!(
+                "One run says nothing about how much its figures vary, so none is called ahead of another: {}. Repeat \
+                 them with loadgen run --runs 5.",
+                listed(&single)
+            )
+        })
+    }
+
+    /// The conclusion: the cheapest of the valid groups that reached the goal. If none reached it, or no cost is known, the
+    /// group with the highest attainment. Further sentences say what the figures of several runs are.
     pub fn conclusion(&self) -> String {
-        let is_repeated = self.groups.iter().any(|group| group.runs.len() > 1);
+        let groups = self.groups.iter().filter(|group| group.is_valid()).collect();
+        let sentence = Conclusion { goal: self.goal, objective_ms: self.objective_ms(), groups }.sentence();
+        let is_repeated = self.groups.iter().any(RunGroup::is_repeated);
         let note =
-            if is_repeated { " Figures of several seeds are medians, with their range in brackets." } else { "" };
-        format!("{}{note}", self.conclusion_of_figures())
-    }
-
-    fn conclusion_of_figures(&self) -> String {
-        // `max_by` returns the last of several equal runs. The order is reversed, so that the first run is returned.
-        let by_attainment = |a: &&RunGroup, b: &&RunGroup| a.attainment().total_cmp(&b.attainment());
-        let Some(best) = self.valid_runs().rev().max_by(by_attainment) else {
-            return "There is no conclusion: no run is complete and was sent on time.".to_owned();
+            if is_repeated { " Figures of several seeds are means, with their 95 % interval in brackets." } else { "" };
+        let pairs = self.verdicts().iter().filter(|verdict| verdict.figure == Figure::Attainment).count();
+        let chance = match pairs {
+            0 | 1 => String::new(),
+            _ => format!(
+                " {pairs} pairs are judged, each by itself: of 100 pairs of equal laws, about 3 would show a difference by \
+                 chance."
+            ),
         };
-        let reached = self.valid_runs().filter(|run| self.reaches_goal(run));
-        let mut by_cost: Vec<(f64, &RunGroup)> =
-            reached.filter_map(|run| Some((run.replica_seconds()?, run))).collect();
-        by_cost.sort_by(|a, b| a.0.total_cmp(&b.0));
-        match by_cost[..] {
-            [] => self.conclusion_without_costs(best),
-            [cheapest, ..] => {
-                let next = by_cost.get(1).copied();
-                format!("{}{}.", self.conclusion_by_cost(cheapest, next), self.missed_goal())
-            }
-        }
-    }
-
-    /// The runs that count for the conclusion; see [`RunGroup::is_valid`].
-    fn valid_runs(&self) -> impl DoubleEndedIterator<Item = &RunGroup> {
-        self.groups.iter().filter(|group| group.is_valid())
-    }
-
-    fn reaches_goal(&self, run: &RunGroup) -> bool {
-        run.attainment() >= self.goal
+        format!("{sentence}{note}{chance}")
     }
 
     /// The objective of the first run, in milliseconds. It stands for the objective of all runs.
     fn objective_ms(&self) -> f64 {
         self.groups.first().map_or(0.0, |group| group.runs[0].setup.objective_ms)
     }
+}
 
-    /// The conclusion if no run reached the goal, or if no run that reached it has a known cost.
-    fn conclusion_without_costs(&self, best: &RunGroup) -> String {
-        let (none, verb) = if self.reaches_goal(best) {
-            (String::new(), "did best")
-        } else {
-            (format!("No run answered {} % within {:.0} ms; ", self.goal, self.objective_ms()), "came closest")
-        };
-        let cost = best.replica_seconds().map_or(String::new(), |cost| format!(", for {cost:.0} replica-seconds"));
-        format!("{none}{} {verb} with {:.2} %{cost}.", best.name, best.attainment())
-    }
-
-    /// The first part of the conclusion: the cheapest run that reached the goal, and the next cheapest run. Each run
-    /// comes with its replica-seconds.
-    fn conclusion_by_cost(&self, (cost, cheapest): (f64, &RunGroup), next: Option<(f64, &RunGroup)>) -> String {
-        let mut sentence = format!(
-            "{} is the cheapest that answered {} % within {:.0} ms: {:.2} % for {cost:.0} replica-seconds",
-            cheapest.name,
-            self.goal,
-            self.objective_ms(),
-            cheapest.attainment()
-        );
-        if let Some((next_cost, run)) = next {
-            let more = 100.0 * (next_cost / cost - 1.0);
-            sentence.push_str(&format!("; {} needed {next_cost:.0}, {more:.0} % more", run.name));
-        }
-        sentence
-    }
-
-    /// The last part of the conclusion: the runs that missed the goal. Empty if there are none.
-    fn missed_goal(&self) -> String {
-        let mut missed: Vec<&RunGroup> = self.valid_runs().filter(|run| !self.reaches_goal(run)).collect();
-        missed.sort_by(|a, b| b.attainment().total_cmp(&a.attainment()));
-        match missed[..] {
-            [] => String::new(),
-            [run] => format!("; {} missed the goal with {:.2} %", run.name, run.attainment()),
-            [best, ..] => format!(
-                "; {} missed the goal, the best of them {} with {:.2} %",
-                missed.len(),
-                best.name,
-                best.attainment()
-            ),
-        }
+/// The names, of which at most [`MAX_NAMED`] are named.
+fn listed(names: &[String]) -> String {
+    let named = names[..names.len().min(MAX_NAMED)].join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 
@@ -328,10 +238,12 @@ fn arrivals(group: &RunGroup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::latencies::OfferedPercentiles;
+    use crate::machine::Machine;
     use crate::summary::RunSummary;
-    use crate::usage::CountedBy;
+    use crate::usage::{CountedBy, ReplicaUsage};
 
-    fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> RunGroup {
+    pub(super) fn run(name: &str, attainment: f64, replica_seconds: Option<f64>) -> RunGroup {
         let usage = replica_seconds.map(|replica_seconds| ReplicaUsage {
             counted_by: CountedBy::Scaler,
             replica_seconds,
@@ -339,36 +251,32 @@ mod tests {
             changes: 4,
             replica_seconds_per_1000_good: Some(40.25),
         });
-        let summary = RunSummary { offered: 1000, attainment, usage, ..RunSummary::default() };
+        let offered_latency_ms = OfferedPercentiles { p95: Some(300.0), ..OfferedPercentiles::default() };
+        let summary = RunSummary { offered: 1000, attainment, usage, offered_latency_ms, ..RunSummary::default() };
         RunGroup { name: name.into(), runs: vec![crate::report::tests::report(summary)] }
     }
 
+    /// Runs of one name with the seeds 1, 2 and so on. Each has an attainment and replica-seconds.
+    pub(super) fn repeated(name: &str, figures: &[(f64, f64)]) -> RunGroup {
+        let runs = figures.iter().zip(1..).map(|(&(attainment, cost), seed)| {
+            let mut report = run(name, attainment, Some(cost)).runs.remove(0);
+            report.setup.seed = seed;
+            report
+        });
+        RunGroup { name: name.into(), runs: runs.collect() }
+    }
+
     #[test]
-    fn the_conclusion_names_the_cheapest_run_that_reached_the_goal() {
-        let comparison = |groups| RunComparison { goal: 99.0, groups };
-        let all = comparison(vec![
-            run("slo", 0.9962, Some(100.0)),
-            run("cpu-50", 0.9970, Some(150.0)),
-            run("cpu-90", 0.92, Some(90.0)),
-        ]);
-        assert_eq!(
-            all.conclusion(),
-            "slo is the cheapest that answered 99 % within 500 ms: 99.62 % for 100 replica-seconds; cpu-50 needed 150, \
-             50 % more; cpu-90 missed the goal with 92.00 %."
-        );
-        let alone = comparison(vec![run("a", 0.5, None), run("b", 0.995, Some(9.0)), run("c", 0.7, Some(1.0))]);
-        assert_eq!(
-            alone.conclusion(),
-            "b is the cheapest that answered 99 % within 500 ms: 99.50 % for 9 replica-seconds; 2 missed the goal, the \
-             best of them c with 70.00 %."
-        );
-        let none = comparison(vec![run("a", 0.5, Some(10.0)), run("b", 0.6, None)]);
-        assert_eq!(none.conclusion(), "No run answered 99 % within 500 ms; b came closest with 60.00 %.");
-        let unpaid = comparison(vec![run("a", 0.999, None)]);
-        assert_eq!(unpaid.conclusion(), "a did best with 99.90 %.");
-        assert!(all.text().lines().nth(1).expect("a row").starts_with("slo "), "{}", all.text());
-        assert!(all.markdown().contains("|---|---:|"));
-        assert!(all.caveats().is_empty());
+    fn single_runs_have_a_row_each_and_none_is_called_ahead() {
+        let groups = vec![run("slo", 0.9962, Some(100.0)), run("cpu|90", 0.5, Some(90.0))];
+        let comparison = RunComparison { goal: 99.0, groups };
+        let text = comparison.text();
+        assert!(text.lines().nth(1).expect("a row").starts_with("slo "), "{text}");
+        assert!(text.contains("99.62 %") && text.contains("300 ms") && text.contains("never"), "{text}");
+        assert!(text.contains("One run says nothing") && !text.contains("is ahead"), "{text}");
+        let markdown = comparison.markdown();
+        assert!(markdown.contains("|---|---:|") && markdown.contains("cpu\\|90"), "{markdown}");
+        assert_eq!(RunComparison { goal: 99.0, groups: vec![run("a", 1.0, None)] }.caveats(), Vec::<String>::new());
     }
 
     #[test]
@@ -380,7 +288,7 @@ mod tests {
         let conclusion = |runs: &[RunGroup]| RunComparison { goal: 97.4, groups: runs.to_vec() }.conclusion();
         assert_eq!(
             conclusion(&runs),
-            "whole is the cheapest that answered 97.4 % within 500 ms: 97.40 % for 3 replica-seconds."
+            "whole was the cheapest run that answered 97.4 % within 500 ms: 97.40 % for 3 replica-seconds."
         );
         assert!(conclusion(&runs[..2]).starts_with("There is no conclusion"));
     }
@@ -391,68 +299,36 @@ mod tests {
         runs[1].runs[0].setup.length_seconds = 4.0;
         runs[1].runs[0].setup.objective_ms = 100.0;
         runs[1].runs[0].is_complete = false;
+        runs[1].runs[0].steal = Some(0.032);
+        let machine = |cores| Some(Machine { processor: "a chip".into(), cores, memory_bytes: 8 << 30 });
+        (runs[0].runs[0].setup.machine, runs[1].runs[0].setup.machine) = (machine(2), machine(4));
+        runs[0].runs[0].steal = Some(0.009);
         let caveats = RunComparison { goal: 99.0, groups: runs }.caveats().join(" ");
         for words in [
             "differ in objective: 100 ms; 500 ms",
             "b was stopped",
             "differ in length: 10 s; 4 s",
             "counted: asked for; not at all",
+            "differ in machine: a chip, 2 cores, 8 GiB; a chip, 4 cores, 8 GiB",
+            "Steal was above 1 % in b (3.2 %): the host",
         ] {
             assert!(caveats.contains(words), "{words}: {caveats}");
         }
     }
 
     #[test]
-    fn errors_name_files_that_are_not_reports() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            std::fs::create_dir_all(path.parent().expect("a folder")).expect("created");
-            std::fs::write(&path, text).expect("written");
-            path
-        };
-        let good = serde_json::to_string(&run("x", 1.0, None).runs[0]).expect("JSON");
-        let args = |reports| CompareArgs { reports, goal: 99.0, html: None, markdown: false };
-        let error = |reports| format!("{:#}", read(&args(reports)).expect_err("refused"));
-        assert!(error(vec![file("a.json", "no")]).contains("a.json: the file is not JSON"));
-        assert!(error(vec![file("b.json", "{}")]).contains("not a report of loadgen run --json"));
-        assert!(error(vec![file("c.json", "{\"tries\":[]}")]).contains("--find-capacity"));
-        assert!(error(vec![folder.path().join("gone.json")]).contains("gone.json"));
-        assert!(
-            error(vec![file("d.json", &format!("[{}0]", "0,".repeat(1000)))]).contains("not a report of loadgen run")
-        );
-        let (one, two) = (file("one.json", &good), file("two.json", &good));
-        assert!(error(vec![one.clone(), one.clone()]).contains("two runs have the name \"one\" and the seed 1"));
-        let other_seed = file("other/one.json", &good.replace("\"seed\":1", "\"seed\":2"));
-        let groups = read(&args(vec![one, two, other_seed])).expect("good").groups;
-        let found: Vec<_> = groups.iter().map(|group| (group.name.as_str(), group.runs.len())).collect();
-        assert_eq!(found, [("one", 2), ("two", 1)]);
-    }
-
-    /// Runs of one name with the seeds 1, 2 and so on. Each has an attainment and replica-seconds.
-    fn repeated(name: &str, figures: &[(f64, f64)]) -> RunGroup {
-        let runs = figures.iter().zip(1..).map(|(&(attainment, cost), seed)| {
-            let mut report = run(name, attainment, Some(cost)).runs.remove(0);
-            report.setup.seed = seed;
-            report
-        });
-        RunGroup { name: name.into(), runs: runs.collect() }
-    }
-
-    #[test]
-    fn runs_of_one_name_are_compared_by_their_medians() {
-        let slo = repeated("slo", &[(0.995, 100.0), (0.90, 120.0), (0.997, 90.0)]);
-        let hpa = repeated("hpa", &[(0.98, 200.0), (0.999, 300.0), (0.97, 210.0)]);
+    fn runs_of_one_name_are_compared_by_their_means() {
+        let slo = repeated("slo", &[(0.995, 100.0), (0.994, 120.0), (0.996, 80.0)]);
+        let hpa = repeated("hpa", &[(0.98, 200.0), (0.981, 300.0), (0.97, 210.0)]);
         let mut comparison = RunComparison { goal: 99.0, groups: vec![slo, hpa] };
-        assert_eq!(
-            comparison.conclusion(),
-            "slo is the cheapest that answered 99 % within 500 ms: 99.50 % for 100 replica-seconds; hpa missed the goal \
-             with 98.00 %. Figures of several seeds are medians, with their range in brackets."
-        );
         let row = &comparison.table()[1];
-        assert_eq!(
-            [&row[0], &row[1], &row[6], &row[7]],
-            ["slo, 3 seeds", "99.50 (90.00–99.70) %", "100 (90–120)", "3 (3–3)"]
+        assert_eq!([&row[0], &row[5], &row[6]], ["slo, 3 seeds", "100 (50–150)", "3"]);
+        assert!(row[1].starts_with("99.50 (99.2") && row[1].ends_with(") %"), "{}", row[1]);
+        assert_eq!(comparison.verdicts().len(), 2, "attainment and replica-seconds");
+        assert!(
+            comparison.conclusion().ends_with("with their 95 % interval in brackets."),
+            "{}",
+            comparison.conclusion()
         );
         assert!(comparison.caveats().is_empty(), "both have the same seeds: {:?}", comparison.caveats());
         comparison.groups[1].runs[2].is_complete = false;
@@ -462,5 +338,23 @@ mod tests {
             assert!(caveats.contains(words), "{words}: {caveats}");
         }
         assert!(!comparison.conclusion().contains("hpa"), "a stopped run makes its group invalid");
+    }
+
+    #[test]
+    fn the_json_has_the_figures_of_each_group_and_the_verdicts() {
+        let slo = repeated("slo", &[(0.995, 100.0), (0.994, 120.0)]);
+        let comparison = RunComparison { goal: 99.0, groups: vec![slo, run("single", 0.5, None)] };
+        let json = serde_json::to_value(comparison.report()).expect("JSON");
+        assert_eq!(json["groups"][0]["seeds"], serde_json::json!([1, 2]));
+        assert_eq!(json["groups"][0]["figures"]["replica-seconds"]["mean"], 110.0);
+        assert!(json["groups"][0]["figures"]["attainment"]["interval"]["low"].is_number());
+        assert!(json["groups"][1]["figures"]["attainment"]["interval"].is_null());
+        assert_eq!(json["verdicts"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut() {
+        let names: Vec<String> = (1..=7).map(|number| number.to_string()).collect();
+        assert_eq!((listed(&names[..2]), listed(&names)), ("1, 2".into(), "1, 2, 3, 4, 5 and 2 more".into()));
     }
 }

@@ -60,6 +60,9 @@ enum Operator {
     Above,
 }
 
+/// Number of requests that should lie beyond a quantile for its estimate to be of use.
+pub const REQUESTS_BEYOND: f64 = 10.0;
+
 /// A bound on a figure of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
@@ -130,6 +133,18 @@ impl Condition {
         matches!(self.metric, RunMetric::Latency(_) | RunMetric::Attainment | RunMetric::Errors)
     }
 
+    /// The number of requests in which the figure is not a matter of chance: ten of them are expected beyond the quantile, or
+    /// beyond the bound of a share. Zero for the maximum and for shares below a millionth, for which no run is long enough.
+    pub fn requests_needed(&self) -> f64 {
+        let share = match self.metric {
+            RunMetric::Latency(quantile) => 1.0 - f64::from(quantile) / 1e5,
+            RunMetric::Attainment => 1.0 - self.bound / 100.0,
+            RunMetric::Errors => self.bound / 100.0,
+            _ => 0.0,
+        };
+        if share > 1e-6 { (REQUESTS_BEYOND / share).round() } else { 0.0 }
+    }
+
     /// Checks the condition for a run. `latency` gives the latency of all offered requests at a quantile (0 to 1), in
     /// milliseconds; `None` if the quantile lies among failed requests.
     pub fn check(&self, summary: &RunSummary, latency: impl Fn(f64) -> Option<f64>) -> ConditionResult {
@@ -191,6 +206,23 @@ mod tests {
         ] {
             let read: Condition = text.parse().expect(text);
             assert_eq!((read.metric, read.operator, read.bound), (metric, operator, bound), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_condition_needs_ten_requests_beyond_its_quantile() {
+        for (text, requests) in [
+            ("p50<1s", 20.0),
+            ("p95<1s", 200.0),
+            ("p99<1s", 1000.0),
+            ("p99.9<1s", 10_000.0),
+            ("max<1s", 0.0),
+            ("attainment>98", 500.0),
+            ("attainment>=100", 0.0),
+            ("errors<=0", 0.0),
+            ("errors<1", 1000.0),
+        ] {
+            assert_eq!(text.parse::<Condition>().expect(text).requests_needed(), requests, "{text}");
         }
     }
 

@@ -7,6 +7,7 @@ pub mod target;
 pub mod watch;
 
 use crate::condition::Condition;
+use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -74,6 +75,7 @@ pub enum Command {
     loadgen run --shape spike:low=5,high=60,period=20,length=120 --threshold 'attainment>99'\n  \
     loadgen run --rate 20 --duration 30s --pictures photos/ --log requests.csv.gz\n  \
     loadgen run --rate 20 --duration 8h --scrape dns:dispatchers:5052 --scrape scaler:5053 --metrics-listen [::]:9100\n  \
+    loadgen run --rate 20 --duration 5m --runs 5     the figures with their 95 % intervals\n  \
     loadgen run --closed 4 --duration 10s            the throughput with 4 requests in flight\n  \
     loadgen run --find-capacity --slo 'p95<500ms'    the highest rate that meets an objective\n\n\
     A condition (--slo, --threshold) is a name, one of < <= > >=, and a number, as in p99.9<1s or attainment>99.\n\
@@ -106,29 +108,57 @@ pub struct RunArgs {
     #[arg(long, value_name = "CONDITION")]
     pub threshold: Vec<Condition>,
     /// Search for the highest steady rate at which --slo holds: double the rate until --slo fails, then bisect; at each
-    /// rate, --slo must hold in three windows
+    /// rate, --slo must hold in three windows. Two more searches near the result give its 95 % interval
     #[arg(
         long,
         requires = "slo",
         conflicts_with_all = [
             "workload", "shape", "stages", "closed", "duration", "threshold", "repeat", "rate_scale", "time_scale",
-            "warmup", "html", "csv", "log", "junit", "markdown", "table", "scrape", "scaler", "scaler_target"
+            "warmup", "html", "csv", "log", "junit", "markdown", "table", "scrape", "scaler", "scaler_target", "runs"
         ]
     )]
     pub find_capacity: bool,
+    /// Number of runs, one after another: with --seed and the seeds that follow it. The results are the mean of each
+    /// figure with its 95 % interval. --html, --csv and --log write a file for each run, with -seed-SEED in its name
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
     /// Condition that must hold at the rate that --find-capacity finds, such as 'p95<500ms'; can be given several times
     #[arg(long, value_name = "CONDITION")]
     pub slo: Vec<Condition>,
-    /// Length of each of the three windows of --find-capacity; windows are longer at rates of a few requests per second
+    /// Least length of each of the three windows of --find-capacity; a window is longer where --slo needs more requests: p95
+    /// needs 200, p99 needs 1000
     #[arg(long, default_value = "5s", requires = "find_capacity", value_parser = positive)]
     pub window: Duration,
+    /// Greatest length of a window of --find-capacity; the result says so if the window then has fewer requests than --slo
+    /// needs
+    #[arg(long, default_value = "60s", requires = "find_capacity", value_parser = positive)]
+    pub max_window: Duration,
+    /// Greatest length of the whole search of --find-capacity, which then ends with what is known
+    #[arg(long, default_value = "30m", requires = "find_capacity", value_parser = positive)]
+    pub max_duration: Duration,
+}
+
+impl RunArgs {
+    /// The seed of each run of `--runs`.
+    ///
+    /// # Errors
+    /// If the last seed would be too large.
+    pub fn seeds(&self) -> anyhow::Result<Vec<u64>> {
+        let (first, runs) = (self.load.seed, u64::from(self.runs));
+        let last = first.checked_add(runs - 1).with_context(|| {
+            format!("--seed ({first}) is too large for --runs ({runs}): each run needs the next seed; lower --seed")
+        })?;
+        Ok((first..=last).collect())
+    }
 }
 
 /// Flags of `loadgen compare`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  loadgen compare slo.json cpu-50.json cpu-70.json --html comparison.html\n\n\
     The name of a run is the value of `loadgen run --name`, or else the name of its file without the extension.\n\
-    Runs of one name with different seeds count as one, with the median and the range of each figure.")]
+    Runs of one name with different seeds, such as those of one file of `loadgen run --runs`, count as one, with the\n\
+    mean and the 95 % interval of each figure. One group is called ahead of another only if the interval of their\n\
+    difference says so.")]
 pub struct CompareArgs {
     /// Files that `loadgen run --json` wrote
     #[arg(required = true, num_args = 1..)]
@@ -139,6 +169,9 @@ pub struct CompareArgs {
     /// Write the comparison to this file, as one HTML page with plots
     #[arg(long)]
     pub html: Option<PathBuf>,
+    /// Write the figures, the verdicts and the conclusion to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
     /// Print the table in Markdown
     #[arg(long)]
     pub markdown: bool,

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -114,7 +114,7 @@ impl Latencies {
         if rank > count { None } else { self.at_quantile((rank - 0.5) / count) }
     }
 
-    /// The usual percentiles of `offered` requests; see [`Latencies::at_quantile_of_offered`].
+    /// The usual percentiles of `offered` requests, of which those that are not in the histogram have failed.
     pub fn percentiles_of_offered(&self, offered: usize) -> OfferedPercentiles {
         let at = |quantile| self.at_quantile_of_offered(quantile, offered);
         OfferedPercentiles { p50: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: at(1.0) }
@@ -149,6 +149,12 @@ impl Latencies {
         V2DeflateSerializer::new().serialize(&self.0, &mut bytes).expect("a Vec can always be written to");
         STANDARD.encode(bytes)
     }
+
+    /// Reads what [`Self::encoded`] wrote; `None` if the text is no such histogram.
+    pub fn decoded(text: &str) -> Option<Self> {
+        let bytes = STANDARD.decode(text).ok()?;
+        Deserializer::new().deserialize(&mut &bytes[..]).ok().map(Self)
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +182,9 @@ mod tests {
         let read: Histogram<u64> =
             hdrhistogram::serialization::Deserializer::new().deserialize(&mut &bytes[..]).expect("a histogram");
         assert_eq!((read.len(), read.max()), (999, latencies.0.max()));
+        let decoded = Latencies::decoded(&latencies.encoded()).expect("a histogram");
+        assert_eq!(decoded.percentiles_of_offered(1000), latencies.percentiles_of_offered(1000));
+        assert!(Latencies::decoded("AAAA").is_none() && Latencies::decoded("no base64").is_none());
         let distribution = latencies.distribution();
         assert_eq!((distribution[0].0, distribution.last().map(|last| last.0)), (0.0, Some(1.0)));
         assert!(distribution.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));

@@ -1,13 +1,14 @@
 //! The program `loadgen`: starts the runtime, handles signals, prints results, writes files and chooses the exit
 //! status.
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use loadgen::capacity::CapacityReport;
-use loadgen::config::output::{Args as Output, OutputFiles};
+use loadgen::config::output::{Args as Output, OutputFiles, RunFiles};
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
 use loadgen::output_file::{self, OutputFile};
 use loadgen::report::{self, JsonReport, RunReport, csv, html, junit, markdown, terminal};
 use loadgen::run::{self, RunResult};
+use loadgen::series::RunSeries;
 use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
 use std::path::Path;
@@ -40,7 +41,8 @@ fn execute() -> Result<ExitCode> {
 
 /// Executes `loadgen run`: makes the run or the search, writes its files and prints its summary.
 fn run(args: &RunArgs) -> Result<ExitCode> {
-    let mut files = args.output.open_files(args.load.workload.as_deref().map(|path| ("--workload", path)))?;
+    let seeds = args.seeds()?;
+    let mut files = args.output.open_files(&seeds, args.load.workload.as_deref().map(|path| ("--workload", path)))?;
     // One thread is enough here: requests are sent from another thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -55,8 +57,11 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         }
     };
     let summary_stream = SummaryStream::choose(&files, &args.output);
-    match runtime.block_on(run::run(args, &mut files, Box::pin(stop)))? {
+    match runtime.block_on(run::run(args, &seeds, &mut files, Box::pin(stop)))? {
         RunResult::Run(report, log_written) => finish_run(&report, log_written, files, summary_stream, &args.output),
+        RunResult::Series(series, logs_written) => {
+            finish_series(*series, logs_written, files, summary_stream, &args.output)
+        }
         RunResult::Capacity(capacity) => finish_search(capacity, files, summary_stream),
     }
 }
@@ -70,7 +75,10 @@ fn finish_run(
     summary_stream: SummaryStream,
     output: &Output,
 ) -> Result<ExitCode> {
-    let written = write_files(report, log_written, files);
+    let OutputFiles { json, runs } = files;
+    let written = runs.into_iter().flat_map(|files| write_files(report, files));
+    let json = json.map(|file| save(file, &serde_json::to_string_pretty(report)?));
+    let written = all(written.chain([log_written]).chain(json));
     summary_stream.print(&run_text(report, output));
     written?;
     Ok(match (report.is_complete, report.has_held()) {
@@ -78,6 +86,36 @@ fn finish_run(
         (true, false) => ExitCode::from(BREACHED),
         (true, true) => ExitCode::SUCCESS,
     })
+}
+
+/// Writes and prints the reports of `--runs`. They are printed even if a file cannot be written.
+fn finish_series(
+    series: RunSeries,
+    logs_written: Vec<Result<()>>,
+    files: OutputFiles,
+    summary_stream: SummaryStream,
+    output: &Output,
+) -> Result<ExitCode> {
+    let OutputFiles { json, runs } = files;
+    let written = series.runs.iter().zip(runs).flat_map(|(report, files)| write_files(report, files));
+    let mut written: Vec<Result<()>> = written.chain(logs_written).collect();
+    if output.table.is_some() {
+        for report in &series.runs {
+            summary_stream.print(&format!("seed {}\n{}\n", report.setup.seed, terminal::table(report)));
+        }
+    }
+    summary_stream.print(&series.text());
+    let status = match (series.is_complete(), series.has_held()) {
+        (false, _) => ExitCode::from(STOPPED),
+        (true, false) => ExitCode::from(BREACHED),
+        (true, true) => ExitCode::SUCCESS,
+    };
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(&JsonReport::Series(Box::new(series)));
+        written.push(text.map_err(Into::into).and_then(|text| save(file, &text)));
+    }
+    all(written)?;
+    Ok(status)
 }
 
 /// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
@@ -99,20 +137,23 @@ fn finish_search(
     Ok(status)
 }
 
-/// Writes every file that the flags ask for. If some cannot be written, the others are written nevertheless.
-/// `log_written` tells whether the file of `--log` could be, which is written while the run lasts.
-fn write_files(report: &RunReport, log_written: Result<()>, files: OutputFiles) -> Result<()> {
-    let OutputFiles { json, html, csv, log: _, junit, markdown } = files;
+/// Writes the files of one run, but that of `--log`, which is written while the run lasts. If some cannot be written, the
+/// others are written nevertheless.
+fn write_files(report: &RunReport, files: RunFiles) -> impl Iterator<Item = Result<()>> {
+    let RunFiles { html, csv, log: _, junit, markdown } = files;
     let written = [
-        Some(log_written),
-        json.map(|file| save(file, &serde_json::to_string_pretty(report)?)),
         html.map(|file| save(file, &html::page(report))),
         csv.map(|file| file.save(|out| csv::write_seconds(report, out))),
         junit.map(|file| save(file, &junit::document(report))),
         markdown.map(|file| save(file, &markdown::summary(report))),
     ];
-    let errors: Vec<Error> = written.into_iter().flatten().filter_map(Result::err).collect();
-    let messages: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+    written.into_iter().flatten()
+}
+
+/// One error with the messages of all errors.
+fn all(written: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let messages = written.into_iter().filter_map(Result::err).map(|error| format!("{error:#}"));
+    let messages: Vec<String> = messages.collect();
     ensure!(messages.is_empty(), "{}", messages.join("; "));
     Ok(())
 }
@@ -165,6 +206,9 @@ fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = comparison::read(args)?;
     if let Some(path) = &args.html {
         write(path, html::comparison(&comparison))?;
+    }
+    if let Some(path) = &args.json {
+        write(path, serde_json::to_string_pretty(&comparison.report())?)?;
     }
     print(&if args.markdown { comparison.markdown() } else { comparison.text() });
     if let Some(path) = &args.html {

@@ -1,11 +1,11 @@
-//! The records of the requests of one load. A run keeps its figures, its intervals, its slowest requests and its log; a
+//! The records of the requests of one load. A run keeps its figures, its timeline, its slowest requests and its log; a
 //! search for the capacity keeps the figures of its windows.
 
-use crate::intervals::Intervals;
 use crate::request_log::RequestLog;
 use crate::sample::Sample;
 use crate::slowest::Slowest;
 use crate::tally::Tally;
+use crate::timeline::Timeline;
 use anyhow::Result;
 use std::time::Duration;
 
@@ -29,9 +29,9 @@ pub struct RunRecording {
     /// The figures of the whole run.
     pub tally: Tally,
     /// The figures of each second.
-    pub seconds: Intervals,
+    pub seconds: Timeline,
     /// The figures of each row of `--table`; `None` without `--table`.
-    pub table: Option<Intervals>,
+    pub table: Option<Timeline>,
     /// The slowest requests.
     pub slowest: Slowest,
     /// The file of `--log`; `None` without `--log`.
@@ -51,8 +51,8 @@ impl RunRecording {
     ) -> Self {
         Self {
             tally: Tally::new(objective, length),
-            seconds: Intervals::new(objective, 1),
-            table: table.map(|step| Intervals::new(objective, step as usize)),
+            seconds: Timeline::new(objective, 1),
+            table: table.map(|step| Timeline::new(objective, step as usize)),
             slowest: Slowest::default(),
             log,
             timeout,
@@ -72,8 +72,8 @@ impl Record for RunRecording {
     fn record(&mut self, sample: &Sample) {
         self.tally.record(sample);
         self.slowest.record(sample);
-        for intervals in std::iter::once(&mut self.seconds).chain(&mut self.table) {
-            intervals.record(sample);
+        for timeline in std::iter::once(&mut self.seconds).chain(&mut self.table) {
+            timeline.record(sample);
         }
         if let Some(log) = &mut self.log {
             log.record(sample);
@@ -82,8 +82,8 @@ impl Record for RunRecording {
 
     fn advance(&mut self, now: Duration) {
         let ended = now.saturating_sub(self.timeout + END_GRACE);
-        for intervals in std::iter::once(&mut self.seconds).chain(&mut self.table) {
-            intervals.close_before(ended);
+        for timeline in std::iter::once(&mut self.seconds).chain(&mut self.table) {
+            timeline.close_before(ended);
         }
     }
 

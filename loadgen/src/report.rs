@@ -10,10 +10,12 @@ pub mod terminal;
 use crate::capacity::CapacityReport;
 use crate::condition::{Condition, ConditionResult};
 use crate::connection_limit::ConnectionLimit;
+use crate::machine::Machine;
 use crate::measure::Measurement;
 use crate::payload::BodyFormat;
 use crate::recording::RunRecording;
 use crate::send_delay::SendDelays;
+use crate::series::RunSeries;
 use crate::server_metrics::{self, ServerMetrics};
 use crate::slowest::SlowRequest;
 use crate::summary::{IntervalSummary, RunSummary};
@@ -28,6 +30,8 @@ use workload::arrivals::ArrivalProcess;
 pub enum JsonReport {
     /// The result of `--find-capacity`.
     Capacity(Box<CapacityReport>),
+    /// The results of `--runs`.
+    Series(Box<RunSeries>),
     /// The result of a run.
     Run(Box<RunReport>),
 }
@@ -43,6 +47,10 @@ pub struct RunReport {
     /// Requests that were still in flight when loadgen stopped waiting, after the user had stopped the run, and that had
     /// not missed the objective yet. No other figure contains them.
     pub unfinished: usize,
+    /// Share of the machine's processor time that its host gave to other machines during the run and its warm-up, 0 to 1.
+    /// Absent on systems other than Linux.
+    #[serde(default)]
+    pub steal: Option<f64>,
     /// How late requests were sent, and whether the run is valid.
     #[serde(rename = "punctuality")]
     pub send_delays: SendDelays,
@@ -83,7 +91,8 @@ pub struct RunSetup {
     /// The process by which arrivals were spread. Absent in a closed load.
     #[schemars(with = "Option<String>")]
     pub arrivals: Option<ArrivalProcess>,
-    /// Seed of the arrivals and the generated images.
+    /// Seed of the arrivals and the generated images. Of `--find-capacity`, the seed of the first rate; each further try has the
+    /// next seed.
     pub seed: u64,
     /// Number of different images.
     #[serde(rename = "pictures")]
@@ -107,6 +116,9 @@ pub struct RunSetup {
     pub warmup_seconds: f64,
     /// Length of the run in seconds. If the user stopped the run, the length of the part before the stop.
     pub length_seconds: f64,
+    /// The machine that sent the load. Absent on systems other than Linux.
+    #[serde(default)]
+    pub machine: Option<Machine>,
 }
 
 impl RunReport {
@@ -127,6 +139,7 @@ impl RunReport {
             setup,
             is_complete,
             unfinished,
+            steal: None,
             send_delays: tally.send_delays(),
             thresholds: thresholds.iter().map(check).collect(),
             distribution: tally.latencies().distribution(),
@@ -181,6 +194,7 @@ pub(crate) mod tests {
             objective_ms: 500.0,
             warmup_seconds: 0.0,
             length_seconds: 10.0,
+            machine: None,
         };
         let length = Duration::from_secs(10);
         let measurement = Measurement { server_metrics: Vec::new(), length, unfinished: 0, is_complete: true };

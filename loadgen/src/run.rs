@@ -1,5 +1,5 @@
-//! Executes `loadgen run`: prepares images, load and target from the flags, and then measures one run or searches for
-//! the capacity.
+//! Executes `loadgen run`: prepares images, load and target from the flags, and then measures one run, a run for
+//! each seed, or searches for the capacity.
 
 use crate::capacity::{self, CapacityReport};
 use crate::config::RunArgs;
@@ -8,6 +8,7 @@ use crate::connection_limit::ConnectionLimit;
 use crate::display::{Display, DisplayMode, RunInfo};
 use crate::exporter::Exporter;
 use crate::images::{self, Folder};
+use crate::machine::{Machine, ProcessorTime};
 use crate::measure::{Runner, StopSignal};
 use crate::output_file::OutputFile;
 use crate::payload::{BodyEncoder, BodyFormat, Payload};
@@ -17,6 +18,7 @@ use crate::request_log::RequestLog;
 use crate::schedule::Schedule;
 use crate::send::LoadPattern;
 use crate::send_delay;
+use crate::series::RunSeries;
 use crate::target::{self, LoadTarget};
 use anyhow::{Result, ensure};
 use std::io::Write;
@@ -31,17 +33,24 @@ const MAX_BODY_BYTES: usize = 8 << 30;
 pub enum RunResult {
     /// The report of a run, and the error if the file of `--log` could not be written.
     Run(Box<RunReport>, Result<()>),
+    /// The reports of `--runs`, and for each run the error if its file of `--log` could not be written.
+    Series(Box<RunSeries>, Vec<Result<()>>),
     /// The result of `--find-capacity`.
     Capacity(Box<CapacityReport>),
 }
 
-/// Makes the run or the search that the flags choose. Ends it early, with a partial result, when `stop` resolves. Deletes
+/// Makes the runs with these seeds, or the search, that the flags choose. Ends it early, with a partial result, when `stop` resolves. Deletes
 /// the results of earlier runs in `files` once the flags are known to be good.
 ///
 /// # Errors
 /// If a flag is out of range, a file cannot be read or created, there are no images, or no server listens at the URL.
 /// No answer of the server is an error.
-pub async fn run(args: &RunArgs, files: &mut OutputFiles, mut stop: StopSignal<'_>) -> Result<RunResult> {
+pub async fn run(
+    args: &RunArgs,
+    seeds: &[u64],
+    files: &mut OutputFiles,
+    mut stop: StopSignal<'_>,
+) -> Result<RunResult> {
     target::host_and_port(&args.target.url)?;
     let connections = args.target.connections()?;
     // Drawing images takes long. Wrong flags and a missing server are therefore reported before it.
@@ -58,19 +67,29 @@ pub async fn run(args: &RunArgs, files: &mut OutputFiles, mut stop: StopSignal<'
     if let Some(limit) = args.target.connection_limit().filter(ConnectionLimit::is_low) {
         warn(args, &limit.to_string());
     }
-    let bodies = bodies(args, &encoder)?;
+    let bodies = bodies(args, &encoder, args.load.seed)?;
     if let Some(problem) = &bodies.label_problem {
         warn(args, problem);
     }
     let setup = setup(args, encoder.format(), &bodies);
     let request_ids = target.request_ids();
     let runner = Runner { target, payloads: bodies.payloads.into(), request_ids, connections, watch, exporter };
-    let mut display = Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui));
     if args.find_capacity {
+        let mut display = open_display(args);
         let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
         return Ok(RunResult::Capacity(Box::new(capacity)));
     }
-    measure(args, setup, workload, &runner, files.log.take(), display, &mut stop).await
+    let mut logs = files.runs.iter_mut().map(|files| files.log.take());
+    if seeds.len() > 1 {
+        return measure_series(args, seeds, setup, workload, &encoder, runner, logs, &mut stop).await;
+    }
+    let log = logs.next().flatten();
+    let (report, log_written) = measure(args, setup, workload, &runner, log, &mut stop).await?;
+    Ok(RunResult::Run(Box::new(report), log_written))
+}
+
+fn open_display(args: &RunArgs) -> Display {
+    Display::open(DisplayMode::choose(args.output.quiet, args.output.no_tui))
 }
 
 /// Serves the metrics of `--metrics-listen`, and prints their address. `None` without that flag.
@@ -93,16 +112,16 @@ struct Bodies {
     label_problem: Option<String>,
 }
 
-/// Makes the bodies of the requests.
-fn bodies(args: &RunArgs, encoder: &BodyEncoder) -> Result<Bodies> {
+/// Makes the bodies of the requests. Images that are drawn and random numbers depend on the seed.
+fn bodies(args: &RunArgs, encoder: &BodyEncoder, seed: u64) -> Result<Bodies> {
     let flags = &args.images;
-    if let Some(payloads) = encoder.random(flags.generate as usize, args.load.seed) {
+    if let Some(payloads) = encoder.random(flags.generate as usize, seed) {
         return Ok(Bodies { payloads, skipped_images: 0, label_problem: None });
     }
     let Folder { images, skipped, label_problem } = match &flags.folder {
         Some(folder) => images::read_folder(folder, flags.label_source(), args.output.quiet)?,
         None => {
-            let images = images::generate(flags.generate, args.load.seed, &flags.style.style(), args.output.quiet);
+            let images = images::generate(flags.generate, seed, &flags.style.style(), args.output.quiet);
             Folder { images, skipped: 0, label_problem: None }
         }
     };
@@ -128,7 +147,7 @@ fn setup(args: &RunArgs, body_format: BodyFormat, bodies: &Bodies) -> RunSetup {
     RunSetup {
         name: args.output.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
-        started_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        started_at: now(),
         url: args.target.url.to_string(),
         load: args.load.describe(),
         arrivals: args.load.closed.is_none().then_some(args.load.arrivals),
@@ -141,7 +160,43 @@ fn setup(args: &RunArgs, body_format: BodyFormat, bodies: &Bodies) -> RunSetup {
         objective_ms: args.objective.as_secs_f64() * 1e3,
         warmup_seconds: args.load.warmup.unwrap_or_default().as_secs_f64(),
         length_seconds: 0.0,
+        machine: Machine::this(),
     }
+}
+
+/// The present time (RFC 3339).
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Measures a run with each of the seeds, one after another. A run begins when all requests of the one before it have
+/// ended. Ends after the run that the user stopped.
+async fn measure_series(
+    args: &RunArgs,
+    seeds: &[u64],
+    setup: RunSetup,
+    workload: Option<Workload>,
+    encoder: &BodyEncoder,
+    mut runner: Runner,
+    logs: impl Iterator<Item = Option<OutputFile>>,
+    stop: &mut StopSignal<'_>,
+) -> Result<RunResult> {
+    let (mut reports, mut logs_written) = (Vec::new(), Vec::new());
+    for (&seed, log) in seeds.iter().zip(logs) {
+        // Images that are drawn depend on the seed, so that a run of a series is the one that its seed gives alone.
+        if seed != args.load.seed && args.images.folder.is_none() {
+            runner.payloads = bodies(args, encoder, seed)?.payloads.into();
+        }
+        runner.request_ids = runner.target.request_ids();
+        let setup = RunSetup { seed, started_at: now(), ..setup.clone() };
+        let (report, log_written) = measure(args, setup, workload.clone(), &runner, log, stop).await?;
+        logs_written.push(log_written);
+        reports.push(report);
+        if reports.last().is_some_and(|report| !report.is_complete) {
+            break;
+        }
+    }
+    Ok(RunResult::Series(Box::new(RunSeries::new(reports)), logs_written))
 }
 
 /// Measures one run of `workload`, or of the closed load of the flags if `workload` is `None`.
@@ -151,13 +206,13 @@ async fn measure(
     workload: Option<Workload>,
     runner: &Runner,
     log: Option<OutputFile>,
-    mut display: Display,
     stop: &mut StopSignal<'_>,
-) -> Result<RunResult> {
+) -> Result<(RunReport, Result<()>)> {
+    let mut display = open_display(args);
     let warmup = args.load.warmup.unwrap_or_default();
     let (load, length) = match workload {
         Some(workload) => {
-            let schedule = Schedule { workload, arrivals: args.load.arrivals, seed: args.load.seed, warmup };
+            let schedule = Schedule { workload, arrivals: args.load.arrivals, seed: setup.seed, warmup };
             let length = schedule.length();
             (LoadPattern::Open(schedule), length)
         }
@@ -170,13 +225,16 @@ async fn measure(
     let log = log.map(create_log).transpose()?;
     let mut recording =
         RunRecording::new(args.objective, length.saturating_sub(warmup), args.output.table, log, args.target.timeout);
-    let info = RunInfo { title: format!("{} to {}", setup.load, setup.url), length, objective: args.objective };
+    let seed = if args.runs > 1 { format!(", seed {}", setup.seed) } else { String::new() };
+    let info = RunInfo { title: format!("{}{seed} to {}", setup.load, setup.url), length, objective: args.objective };
+    let started = ProcessorTime::now();
     let measurement = runner.measure(load, warmup, &info, &mut recording, &mut display, stop).await?;
     // Closes the screen now, because computing the report of a long run takes a while.
     drop(display);
     setup.length_seconds = measurement.length.as_secs_f64();
+    let steal = started.zip(ProcessorTime::now()).map(|(started, ended)| ended.stolen_since(started));
     let log_written = recording.finish_log();
     let slowest = recording.slowest.requests(&runner.request_ids, |image| &runner.payloads[image].name);
-    let report = RunReport::new(setup, measurement, recording, slowest, &args.threshold);
-    Ok(RunResult::Run(Box::new(report), log_written))
+    let report = RunReport { steal, ..RunReport::new(setup, measurement, recording, slowest, &args.threshold) };
+    Ok((report, log_written))
 }

@@ -78,6 +78,7 @@ fn report(slowness: u64) -> RunReport {
         objective_ms: 500.0,
         warmup_seconds: 0.0,
         length_seconds: SECONDS as f64,
+        machine: None,
     };
     RunReport::new(setup, measurement, recording, slowest, &["p95<100ms".parse().expect("a condition")])
 }

@@ -89,6 +89,14 @@ fn errors_before_a_run_name_their_reason_and_send_nothing() {
         (2, vec!["--slo=p95<1s".into()], vec!["--find-capacity"]),
         (2, vec!["--repeat=2".into()], vec!["--rate", "--repeat"]),
         (2, vec!["--window=1s".into()], vec!["--find-capacity"]),
+        (2, vec!["--max-window=1s".into()], vec!["--find-capacity"]),
+        (2, vec!["--max-duration=1m".into()], vec!["--find-capacity"]),
+        (2, vec!["--runs=0".into()], vec!["'0' for '--runs"]),
+        (
+            1,
+            vec!["--runs=2".into(), format!("--seed={}", u64::MAX)],
+            vec!["--seed (18446744073709551615) is too large"],
+        ),
     ];
     for (status, flags, words) in cases {
         let has_workload = flags[0] == "--workload";
@@ -387,7 +395,7 @@ fn a_search_finds_the_capacity_of_the_server() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("capacity.json");
     let output = program()
-        .args(["run", "--find-capacity", "--slo=p95<150ms", "--slo=errors<=0", "--rate=60", "--window=1s"])
+        .args(["run", "--find-capacity", "--slo=p90<150ms", "--slo=errors<=0", "--rate=60", "--window=1s"])
         .args(["--arrivals=uniform", "--generate=3", "--size=32", "--url", &url, "--json"])
         .arg(&json)
         .output()
@@ -399,6 +407,95 @@ fn a_search_finds_the_capacity_of_the_server() {
     assert!((100.0..205.0).contains(&rate) && fails > rate, "{found}");
     assert!(found["is_limited_by_generator"] == true || fails / rate <= 1.05, "{found}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("capacity    "), "{output:?}");
+    if found["is_limited_by_generator"] == false {
+        let estimates = found["estimates"].as_array().expect("a list");
+        let (low, high) = (&found["interval"]["low"], &found["interval"]["high"]);
+        assert!(estimates.len() == 3 && low.as_f64() < Some(fails) && high.as_f64() > Some(rate), "{found}");
+    }
+}
+
+#[test]
+fn a_search_ends_at_its_greatest_length_with_what_is_known() {
+    let (url, _arrivals) = record(None);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("capacity.json");
+    let output = program()
+        .args(["run", "--find-capacity", "--slo=p50<5s", "--rate=20", "--window=1s", "--max-duration=9s"])
+        .args(["--generate=3", "--size=32", "--url", &url, "--json"])
+        .arg(&json)
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&std::fs::read(&json).expect("written")).expect("JSON");
+    assert_eq!((&found["is_limited_by_time"], &found["is_complete"]), (&Value::from(true), &Value::from(true)));
+    assert!((1..=2).contains(&found["tries"].as_array().expect("a list").len()), "{found}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("capacity    at least") && text.contains("PARTIAL     the search ended at"), "{text}");
+}
+
+#[test]
+fn a_series_has_a_run_for_each_seed_and_compare_takes_them_as_one_group() {
+    let (url, arrivals) = record(None);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let output = program()
+        .args(["run", "--rate=40", "--duration=1s", "--runs=3", "--seed=7", "--generate=3", "--size=32", "--name=x"])
+        .args(["--threshold=errors<=0", "--url", &url, "--json", &path("x.json")])
+        .args(["--csv", &path("x.csv"), "--log", &path("x.csv.gz"), "--html", &path("x.html")])
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("seeds 7, 8, 9") && text.contains("p99 of all offered"), "{text}");
+    let series: Value = serde_json::from_slice(&std::fs::read(path("x.json")).expect("written")).expect("JSON");
+    let offered: Vec<u64> =
+        (0..3).map(|run| series["runs"][run]["summary"]["offered"].as_u64().expect("a number")).collect();
+    assert_eq!(offered.iter().sum::<u64>() as usize, arrivals.times().len());
+    assert!(offered[0] != offered[1] || offered[1] != offered[2], "each seed has its own arrivals: {offered:?}");
+    assert_eq!(series["figures"]["attainment"]["mean"], 100.0);
+    for seed in 7..=9 {
+        for name in [format!("x-seed-{seed}.csv"), format!("x-seed-{seed}.csv.gz"), format!("x-seed-{seed}.html")] {
+            assert!(folder.path().join(&name).metadata().is_ok_and(|file| file.len() > 0), "{name}");
+        }
+    }
+    assert!(!folder.path().join("x.csv").exists() && !folder.path().join("x.html").exists());
+    let other = std::fs::read_to_string(path("x.json")).expect("written").replace("\"name\": \"x\"", "\"name\": \"y\"");
+    std::fs::write(path("y.json"), other).expect("written");
+    let output = program()
+        .args(["compare", &path("x.json"), &path("y.json"), "--json", &path("comparison.json")])
+        .output()
+        .expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("x, 3 seeds") && text.contains("No difference in attainment is shown"), "{text}");
+    let comparison: Value =
+        serde_json::from_slice(&std::fs::read(path("comparison.json")).expect("written")).expect("JSON");
+    assert_eq!(comparison["groups"][1]["seeds"], serde_json::json!([7, 8, 9]));
+    assert_eq!(comparison["verdicts"][0]["is_ahead"], false);
+}
+
+#[test]
+fn a_breached_threshold_of_one_run_and_a_stop_decide_the_status_of_a_series() {
+    let (url, arrivals) = record(None);
+    let common = ["run", "--runs=2", "--generate=3", "--size=32", "--url", &url];
+    let breached = program()
+        .args(common)
+        .args(["--rate=20", "--duration=1s", "--threshold=goodput>1000"])
+        .output()
+        .expect("the program runs");
+    assert_eq!(breached.status.code(), Some(99));
+    let before = arrivals.times().len();
+    let load = program()
+        .args(common)
+        .args(["--rate=50", "--duration=60s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("loadgen starts");
+    until("requests arrive", || arrivals.times().len() > before + 20);
+    kill_process(Pid::from_child(&load), Signal::INT).expect("loadgen is a child of this test");
+    let output = load.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(130));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("PARTIAL     the series was stopped") && text.contains("runs        1 "), "{text}");
 }
 
 #[test]

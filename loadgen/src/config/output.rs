@@ -1,11 +1,11 @@
 //! Flags that choose the results of a run that are printed and written.
 
-use crate::output_file::{FileId, OutputFile, file_id};
-use anyhow::{Context, Result, bail};
+use crate::output_file::{FileId, OutputFile, STDOUT, file_id};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
 /// Flags of `loadgen run` that choose the results.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Name of the run in reports and comparisons
     #[arg(long)]
@@ -45,6 +45,13 @@ pub struct Args {
 pub struct OutputFiles {
     /// The file of `--json`.
     pub json: Option<OutputFile>,
+    /// The other files of each run, in the order of the seeds.
+    pub runs: Vec<RunFiles>,
+}
+
+/// The open files that belong to one run.
+#[derive(Debug, Default)]
+pub struct RunFiles {
     /// The file of `--html`.
     pub html: Option<OutputFile>,
     /// The file of `--csv`.
@@ -58,30 +65,38 @@ pub struct OutputFiles {
 }
 
 impl Args {
-    /// Opens every file that the flags name, so that a missing folder is noticed before the run and not after it. The
-    /// contents of files that exist stay. `input` is the flag and the file that the run reads, if there is one.
+    /// Opens every file that the flags name for runs with these seeds, so that a missing folder is noticed before the run
+    /// and not after it. The contents of files that exist stay. With several seeds, the names of files that belong to one
+    /// run have its seed. `input` is the flag and the file that the run reads, if there is one.
     ///
     /// # Errors
-    /// If a file cannot be written, or if two flags name the same file; the message names them.
-    pub fn open_files(&self, input: Option<(&'static str, &Path)>) -> Result<OutputFiles> {
+    /// If a file cannot be written, or if two flags or two runs name the same file; the message names them.
+    pub fn open_files(&self, seeds: &[u64], input: Option<(&'static str, &Path)>) -> Result<OutputFiles> {
         let mut taken = Vec::new();
         if let Some((flag, path)) = input
             && let Some(id) = std::fs::metadata(path).ok().as_ref().and_then(file_id)
         {
             taken.push((flag, id));
         }
-        let mut open = |flag, path: &Option<PathBuf>| {
-            let open = |path: &PathBuf| open_file(flag, path, &mut taken);
+        let mut open = |flag, path: &Option<PathBuf>, seed: Option<u64>| {
+            let open = |path: &PathBuf| {
+                let path = seed.map_or_else(|| path.clone(), |seed| with_seed(path, seed));
+                open_file(flag, &path, &mut taken)
+            };
             path.as_ref().map(open).transpose()
         };
-        Ok(OutputFiles {
-            json: open("--json", &self.json)?,
-            html: open("--html", &self.html)?,
-            csv: open("--csv", &self.csv)?,
-            log: open("--log", &self.log)?,
-            junit: open("--junit", &self.junit)?,
-            markdown: open("--markdown", &self.markdown)?,
-        })
+        let json = open("--json", &self.json, None)?;
+        let runs = seeds.iter().map(|&seed| {
+            let seed = (seeds.len() > 1).then_some(seed);
+            Ok(RunFiles {
+                html: open("--html", &self.html, seed)?,
+                csv: open("--csv", &self.csv, seed)?,
+                log: open("--log", &self.log, seed)?,
+                junit: open("--junit", &self.junit, seed)?,
+                markdown: open("--markdown", &self.markdown, seed)?,
+            })
+        });
+        Ok(OutputFiles { runs: runs.collect::<Result<_>>()?, json })
     }
 }
 
@@ -91,6 +106,7 @@ fn open_file(flag: &'static str, path: &Path, taken: &mut Vec<(&'static str, Fil
     if let Some(id) = file.id() {
         if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == id) {
             let place = if file.is_stdout() { "standard output".into() } else { path.display().to_string() };
+            ensure!(other != flag, "with --runs, {flag} needs a file for each run, and {place} is one for all of them");
             bail!("{other} and {flag} both name {place}; give each its own file");
         }
         taken.push((flag, id));
@@ -100,8 +116,8 @@ fn open_file(flag: &'static str, path: &Path, taken: &mut Vec<(&'static str, Fil
 
 impl OutputFiles {
     fn all(&self) -> impl Iterator<Item = &OutputFile> {
-        let Self { json, html, csv, log, junit, markdown } = self;
-        [json, html, csv, log, junit, markdown].into_iter().flatten()
+        let of_run = |RunFiles { html, csv, log, junit, markdown }| [html, csv, log, junit, markdown];
+        self.json.iter().chain(self.runs.iter().flat_map(of_run).flatten())
     }
 
     /// Deletes the results of earlier runs.
@@ -118,6 +134,22 @@ impl OutputFiles {
     }
 }
 
+/// The path with `-seed-SEED` before its extension. `.csv.gz` counts as one extension. Standard output stays.
+fn with_seed(path: &Path, seed: u64) -> PathBuf {
+    if path.as_os_str() == STDOUT {
+        return path.to_owned();
+    }
+    let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
+    let plain = if is_compressed { path.with_extension("") } else { path.to_owned() };
+    let mut name = plain.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-seed-{seed}"));
+    for extension in [plain.extension(), path.extension().filter(|_| is_compressed)].into_iter().flatten() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +162,7 @@ mod tests {
     }
 
     fn open(flags: &[&str], input: Option<(&'static str, &Path)>) -> Result<OutputFiles> {
-        Line::try_parse_from([&["loadgen"], flags].concat()).expect("the flags are valid").output.open_files(input)
+        Line::try_parse_from([&["loadgen"], flags].concat()).expect("the flags are valid").output.open_files(&[1], input)
     }
 
     #[test]
@@ -150,5 +182,32 @@ mod tests {
         let files = open(&["--json=/dev/null", "--csv=/dev/null", "--junit=-"], None).expect("three results");
         assert!(files.use_stdout());
         assert!(!open(&["--json", &path("c")], None).expect("one result").use_stdout());
+    }
+
+    #[test]
+    fn each_run_of_several_needs_a_file_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let csv = folder.path().join("run.csv");
+        let open = |csv: &Path| {
+            let line = Line::try_parse_from([Path::new("loadgen"), Path::new("--csv"), csv]).expect("the flag is valid");
+            line.output.open_files(&[4, 5], None)
+        };
+        assert_eq!(open(&csv).expect("two files").runs.len(), 2);
+        assert!(folder.path().join("run-seed-5.csv").exists() && !csv.exists());
+        let error = open(Path::new("-")).expect_err("refused").to_string();
+        assert!(error.contains("with --runs, --csv needs a file for each run"), "{error}");
+    }
+
+    #[test]
+    fn the_seed_stands_before_the_extension() {
+        for (path, expected) in [
+            ("out/run.html", "out/run-seed-7.html"),
+            ("requests.csv.gz", "requests-seed-7.csv.gz"),
+            ("a.b.csv", "a.b-seed-7.csv"),
+            ("plain", "plain-seed-7"),
+            ("log.gz", "log-seed-7.gz"),
+        ] {
+            assert_eq!(with_seed(Path::new(path), 7), Path::new(expected));
+        }
     }
 }

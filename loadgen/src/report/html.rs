@@ -3,7 +3,7 @@
 //! page.
 
 use super::{RunReport, terminal};
-use crate::compare::RunComparison;
+use crate::compare::{RunComparison, Verdict};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -36,6 +36,7 @@ pub fn comparison(comparison: &RunComparison) -> String {
     let data = json!({
         "runs": runs.collect::<Vec<_>>(),
         "table": comparison.table().iter().map(|row| row.to_vec()).collect::<Vec<_>>(),
+        "verdicts": comparison.verdicts().iter().map(Verdict::text).collect::<Vec<_>>(),
         "caveats": comparison.caveats(),
         "conclusion": comparison.conclusion(),
     });

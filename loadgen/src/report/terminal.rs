@@ -4,6 +4,7 @@ use super::{RunReport, RunSetup};
 use crate::capacity::{CapacityReport, RateTrial};
 use crate::condition::ConditionResult;
 use crate::connection_limit::ConnectionLimit;
+use crate::interval::Interval;
 use crate::latencies::{Percentiles, format_ms, format_or_never};
 use crate::send_delay::SendDelays;
 use crate::slowest::SlowRequest;
@@ -174,13 +175,11 @@ pub fn capacity(capacity: &CapacityReport) -> String {
         (None, Some(failed)) => format!("capacity    none: {slo} fails even at {failed:.2}/s"),
         (None, None) => "capacity    unknown".to_owned(),
     });
-    if capacity.is_limited_by_generator {
-        let reason = "this machine could not send on time at the rate that failed; the server may be capable of more";
-        lines.push(format!("INVALID     {reason}"));
+    if let Some(Interval { low, high }) = capacity.interval {
+        let searches = capacity.estimates.len();
+        lines.push(format!("interval    {low:.2} to {high:.2}/s (95 %), from {searches} searches"));
     }
-    if !capacity.is_complete {
-        lines.push("PARTIAL     the search was stopped before its end".into());
-    }
+    lines.extend(capacity.limits());
     lines.join("\n")
 }
 

@@ -1,7 +1,8 @@
 const colours = ["#3b6fd4", "#c8372d", "#2a9d5c", "#d98e04", "#7a4fc0", "#0d8f9c", "#b83b8c", "#5a6472", "#8a5a2b", "#6b8e00"];
-const { runs, table, caveats, conclusion } = report;
+const { runs, table, verdicts, caveats, conclusion } = report;
 const colour = (index) => colours[index % colours.length];
 add(page, "p", conclusion, "conclusion");
+for (const verdict of verdicts) add(page, "p", verdict);
 for (const caveat of caveats) add(page, "p", caveat, "warning");
 const grid = add(page, "table");
 table.forEach((cells, index) => {

@@ -1,4 +1,4 @@
-//! The figures of the consecutive intervals of a run, such as its seconds. Keeps the latencies of an interval only while
+//! The timeline of a run: the figures of its consecutive intervals, such as its seconds. Keeps the latencies of an interval only while
 //! answers to its requests may come. Pure.
 
 use crate::latencies::Latencies;
@@ -12,7 +12,7 @@ const MAX_SINGLE: usize = 1 << 16;
 
 /// The figures of each interval so far.
 #[derive(Debug, Clone)]
-pub struct Intervals {
+pub struct Timeline {
     objective: Duration,
     /// Length of an interval, in seconds; at least 1.
     step: usize,
@@ -52,7 +52,7 @@ impl OpenInterval {
     }
 }
 
-impl Intervals {
+impl Timeline {
     /// Intervals of `step` seconds each.
     ///
     /// # Panics
@@ -119,10 +119,10 @@ mod tests {
     use super::*;
     use crate::sample::tests::{ANSWERED, failed, sample};
 
-    fn intervals(step: usize, samples: &[Sample]) -> Intervals {
-        let mut intervals = Intervals::new(Duration::from_millis(500), step);
-        samples.iter().for_each(|sample| intervals.record(sample));
-        intervals
+    fn timeline(step: usize, samples: &[Sample]) -> Timeline {
+        let mut timeline = Timeline::new(Duration::from_millis(500), step);
+        samples.iter().for_each(|sample| timeline.record(sample));
+        timeline
     }
 
     #[test]
@@ -134,27 +134,27 @@ mod tests {
             sample(200, 60, ANSWERED),
             sample(2400, 40, ANSWERED),
         ];
-        let rows_of = |step| intervals(step, &run).finish(Duration::from_millis(2500));
+        let rows_of = |step| timeline(step, &run).finish(Duration::from_millis(2500));
         let rows = rows_of(1);
         let counts: Vec<_> = rows.iter().map(|row| (row.offered, row.within_objective, row.failed)).collect();
         assert_eq!(counts, [(3, 2, 0), (0, 0, 0), (2, 1, 1)]);
         assert!(rows[1].latency_ms.is_none());
         let wide: Vec<_> = rows_of(2).iter().map(|row| (row.second, row.seconds, row.offered)).collect();
         assert_eq!(wide, [(0, 2, 3), (2, 1, 2)]);
-        assert_eq!(intervals(1, &[]).finish(Duration::from_secs(2)).len(), 2);
-        assert_eq!(intervals(1, &run).finish(Duration::from_secs(1)).len(), 1, "the user stopped the run");
+        assert_eq!(timeline(1, &[]).finish(Duration::from_secs(2)).len(), 2);
+        assert_eq!(timeline(1, &run).finish(Duration::from_secs(1)).len(), 1, "the user stopped the run");
     }
 
     #[test]
     fn a_closed_interval_has_forgotten_its_latencies_and_kept_its_percentiles() {
-        let mut intervals = intervals(1, &[sample(100, 50, ANSWERED), sample(1100, 70, ANSWERED)]);
-        intervals.close_before(Duration::from_millis(1999));
-        assert_eq!(intervals.open.len(), 1);
-        intervals.close_before(Duration::from_secs(60));
-        assert!(intervals.open.is_empty());
-        intervals.record(&sample(1200, 1000, ANSWERED));
-        intervals.record(&sample(61_000, 80, ANSWERED));
-        let rows = intervals.finish(Duration::from_secs(62));
+        let mut timeline = timeline(1, &[sample(100, 50, ANSWERED), sample(1100, 70, ANSWERED)]);
+        timeline.close_before(Duration::from_millis(1999));
+        assert_eq!(timeline.open.len(), 1);
+        timeline.close_before(Duration::from_secs(60));
+        assert!(timeline.open.is_empty());
+        timeline.record(&sample(1200, 1000, ANSWERED));
+        timeline.record(&sample(61_000, 80, ANSWERED));
+        let rows = timeline.finish(Duration::from_secs(62));
         let slowest = |second: usize| rows[second].latency_ms.map(|latency| latency.max.round());
         assert_eq!((slowest(0), slowest(1), slowest(61)), (Some(50.0), Some(70.0), Some(80.0)));
         assert_eq!((rows[1].offered, rows[1].within_objective), (2, 1));
@@ -165,7 +165,7 @@ mod tests {
         let count = 2 * MAX_SINGLE as u64;
         let latency = |index: u64| 1 + index % 1000;
         let many: Vec<Sample> = (0..count).map(|index| sample(0, latency(index), ANSWERED)).collect();
-        let rows = intervals(1, &many).finish(Duration::from_secs(1));
+        let rows = timeline(1, &many).finish(Duration::from_secs(1));
         let exact = many.iter().map(|sample| sample.latency).collect::<Latencies>().percentiles();
         assert_eq!((rows[0].offered as u64, rows[0].latency_ms), (count, exact));
     }
