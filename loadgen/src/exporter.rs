@@ -156,6 +156,7 @@ fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::RequestOutcome;
     use std::collections::BTreeSet;
 
     fn exporter() -> Exporter {

@@ -22,7 +22,7 @@ use crate::series::RunSeries;
 use crate::target::{self, LoadTarget};
 use anyhow::{Result, ensure};
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use workload::Workload;
 
 /// Most bytes of the bodies of all images together. All of them are kept in memory.

@@ -106,7 +106,7 @@ fn open_file(flag: &'static str, path: &Path, taken: &mut Vec<(&'static str, Fil
     if let Some(id) = file.id() {
         if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == id) {
             let place = if file.is_stdout() { "standard output".into() } else { path.display().to_string() };
-            ensure!(other != flag, "with --runs, {flag} needs a file for each run, and {place} is one for all of them");
+            ensure!(*other != flag, "with --runs, {flag} needs a file for each run, and {place} is one for all of them");
             bail!("{other} and {flag} both name {place}; give each its own file");
         }
         taken.push((flag, id));
@@ -116,8 +116,10 @@ fn open_file(flag: &'static str, path: &Path, taken: &mut Vec<(&'static str, Fil
 
 impl OutputFiles {
     fn all(&self) -> impl Iterator<Item = &OutputFile> {
-        let of_run = |RunFiles { html, csv, log, junit, markdown }| [html, csv, log, junit, markdown];
-        self.json.iter().chain(self.runs.iter().flat_map(of_run).flatten())
+        self.json.iter().chain(self.runs.iter().flat_map(|run| {
+            let RunFiles { html, csv, log, junit, markdown } = run;
+            [html, csv, log, junit, markdown].into_iter().flatten()
+        }))
     }
 
     /// Deletes the results of earlier runs.

@@ -144,7 +144,6 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::condition::ConditionResult;
     use crate::latencies::OfferedPercentiles;
     use crate::report::tests::report;
