@@ -31,7 +31,8 @@ const RATES: [u32; 3] = [2000, 200, 10_000];
 const SMALL_BYTES: usize = 200;
 
 /// A PNG image of one pixel. A server ignores bytes after its end.
-const PIXEL: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x04\0\0\0\xb5\x1c\x0c\x02\0\0\0\x0bIDATx\xdac\
+const PIXEL: &[u8] =
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x04\0\0\0\xb5\x1c\x0c\x02\0\0\0\x0bIDATx\xdac\
     d`\0\0\0\x06\0\x020\x81\xd0/\0\0\0\0IEND\xaeB`\x82";
 
 /// Requests that are in flight while the memory of loadgen is measured.
@@ -249,7 +250,9 @@ fn memory(options: &Options, folder: &Path) -> Result<Value> {
     let quarter = bytes.len() / 4;
     let largest = |bytes: &[u64]| bytes.iter().copied().max().map_or(0.0, memory::megabytes);
     let (early, late) = (largest(&bytes[quarter..2 * quarter]), largest(&bytes[3 * quarter..]));
-    println!("{requests} requests; {early:.1} MB in the second quarter, {late:.1} MB in the last (target 150, and equal)");
+    println!(
+        "{requests} requests; {early:.1} MB in the second quarter, {late:.1} MB in the last (target 150, and equal)"
+    );
     Ok(json!({"requests": requests, "second_quarter_mb": early, "last_quarter_mb": late}))
 }
 

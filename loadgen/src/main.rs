@@ -119,11 +119,7 @@ fn finish_series(
 }
 
 /// Writes and prints the result of `--find-capacity`. The result is printed even if the file cannot be written.
-fn finish_search(
-    capacity: Box<CapacityReport>,
-    files: OutputFiles,
-    summary_stream: SummaryStream,
-) -> Result<ExitCode> {
+fn finish_search(capacity: Box<CapacityReport>, files: OutputFiles, summary_stream: SummaryStream) -> Result<ExitCode> {
     let text = terminal::capacity(&capacity);
     let status = match (capacity.is_complete, capacity.requests_per_second) {
         (false, _) => ExitCode::from(STOPPED),

@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn the_seconds_of_a_long_run_are_closed_while_it_lasts() {
         let timeout = Duration::from_secs(30);
-        let mut recording = RunRecording::new(Duration::from_millis(500), Duration::from_secs(60), Some(10), None, timeout);
+        let mut recording =
+            RunRecording::new(Duration::from_millis(500), Duration::from_secs(60), Some(10), None, timeout);
         recording.record(&sample(500, 10, ANSWERED));
         recording.advance(Duration::from_secs(36));
         recording.record(&sample(600, 20, ANSWERED));

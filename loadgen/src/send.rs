@@ -310,7 +310,8 @@ impl DueRequest {
         };
         let exchange = in_time.await.unwrap_or_else(|| Exchange::failed(Error::Timeout));
         let code = exchange.answer.outcome.code();
-        let is_connected = ![Error::Connect, Error::OpenFiles, Error::Tls].iter().any(|error| code == Some(error.code()));
+        let is_connected =
+            ![Error::Connect, Error::OpenFiles, Error::Tls].iter().any(|error| code == Some(error.code()));
         self.end(exchange);
         is_connected
     }

@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn a_send_is_late_after_a_hundredth_of_the_objective() {
         let milliseconds = Duration::from_millis;
-        for (objective, expected) in [(500, milliseconds(5)), (2000, milliseconds(10)), (50, Duration::from_micros(500))]
+        for (objective, expected) in
+            [(500, milliseconds(5)), (2000, milliseconds(10)), (50, Duration::from_micros(500))]
         {
             assert_eq!(late_after(milliseconds(objective)), expected);
         }

@@ -40,7 +40,7 @@ fn refused(flags: &[&str]) -> String {
 
 fn check_all_answered(run: &FinishedRun) {
     let summary = &run.report["summary"];
-    assert_eq!(run.status, Some(0), "{}", stderr(&run.output));
+    assert_eq!(run.status, Some(0), "{} {}", stderr(&run.output), run.report["punctuality"]);
     assert!(summary["offered"].as_u64() > Some(5), "{summary}");
     assert_eq!(summary["answered"], summary["offered"], "{summary}");
 }

@@ -60,8 +60,7 @@ fn a_day_of_2000_requests_per_second_needs_little_memory_from_its_first_hour_on(
         seed: 1,
         warmup: Duration::ZERO,
     };
-    let mut recording =
-        RunRecording::new(Duration::from_millis(500), LENGTH, Some(60), None, Duration::from_secs(30));
+    let mut recording = RunRecording::new(Duration::from_millis(500), LENGTH, Some(60), None, Duration::from_secs(30));
     // Requests that have been sent, and whose samples are recorded 30 s later, at the latest time at which they can end.
     let mut in_flight = VecDeque::new();
     let mut by_hour = Vec::new();
@@ -87,7 +86,10 @@ fn a_day_of_2000_requests_per_second_needs_little_memory_from_its_first_hour_on(
     let seconds = recording.seconds.finish(LENGTH);
     let offered = recording.tally.summary(None).offered;
     by_hour.push(resident_bytes());
-    println!("{offered} requests; memory by hour, in MB: {:?}", by_hour.iter().map(|b| b / 1_000_000).collect::<Vec<_>>());
+    println!(
+        "{offered} requests; memory by hour, in MB: {:?}",
+        by_hour.iter().map(|b| b / 1_000_000).collect::<Vec<_>>()
+    );
     assert_eq!((by_hour.len(), seconds.len()), (25, 24 * 3600));
     assert_eq!(seconds.iter().map(|row| row.offered).sum::<usize>(), offered);
     assert!(by_hour.iter().all(|&bytes| bytes <= MAX_BYTES), "{by_hour:?}");

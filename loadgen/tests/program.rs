@@ -121,7 +121,11 @@ fn a_workload_is_shown_with_the_format_of_its_file() {
     let path = folder.path().join("workload");
     for (text, flags, words) in [
         ("7 6 8\n", &[][..], ["numbers, one for each second", "length      3 s", "21"]),
-        ("\u{feff}[7, 6.5,\r\n 8]\r\n", &[], ["list with a number for each second", "length      3 s", "highest 8.0/s"]),
+        (
+            "\u{feff}[7, 6.5,\r\n 8]\r\n",
+            &[],
+            ["list with a number for each second", "length      3 s", "highest 8.0/s"],
+        ),
         ("second;rate\n0;7\n2;6\n", &[], ["CSV with rates per second", "length      3 s", "20"]),
         ("minute,count\n0,60\n1,120\n", &[], ["CSV with requests per minute", "length      120 s", "180"]),
         ("60 120", &["--workload-format=minutes"], ["one for each minute", "length      120 s", "in minutes"]),
@@ -132,7 +136,8 @@ fn a_workload_is_shown_with_the_format_of_its_file() {
         ),
     ] {
         std::fs::write(&path, text).expect("written");
-        let output = program().args(["workload", "--workload"]).arg(&path).args(flags).output().expect("the program runs");
+        let output =
+            program().args(["workload", "--workload"]).arg(&path).args(flags).output().expect("the program runs");
         let shown = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text:?}: {}", stderr(&output));
         assert!(words.iter().all(|word| shown.contains(word)), "{text:?}: {shown}");
@@ -243,7 +248,9 @@ fn a_request_can_be_found_again_by_its_id() {
     let ids = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = ids.clone();
     let url = served(move |request| {
-        let id = request.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("x-request-id: ").map(str::to_owned));
+        let id = request
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("x-request-id: ").map(str::to_owned));
         let mut ids = seen.lock().expect("no thread panics");
         ids.push(id.expect("each request has an id"));
         // The third request is slow.
@@ -258,7 +265,10 @@ fn a_request_can_be_found_again_by_its_id() {
     assert_eq!(logged, ids);
     let slowest = &run.report["slowest"][0];
     assert_eq!(slowest["request_id"], ids[2].as_str());
-    assert!(slowest["latency_ms"].as_f64() > Some(300.0) && slowest["parts_ms"]["rest"].as_f64() > Some(250.0), "{slowest}");
+    assert!(
+        slowest["latency_ms"].as_f64() > Some(300.0) && slowest["parts_ms"]["rest"].as_f64() > Some(250.0),
+        "{slowest}"
+    );
     let row = &run.requests[2];
     assert_eq!([&*row.image, &*row.status, &*row.replica, &*row.total_ms], ["generated 2", "200", "r", "0"]);
     assert!(String::from_utf8_lossy(&run.output.stdout).contains(&format!("{} (generated 2)", ids[2])));
@@ -272,7 +282,16 @@ fn requests_that_have_missed_the_objective_when_the_user_stops_count_as_missed()
     let folder = tempfile::tempdir().expect("a temporary folder");
     let json = folder.path().join("run.json");
     let child = program()
-        .args(["run", "--rate=50", "--duration=60s", "--arrivals=uniform", "--generate=3", "--objective=2500ms", "--url", &url])
+        .args([
+            "run",
+            "--rate=50",
+            "--duration=60s",
+            "--arrivals=uniform",
+            "--generate=3",
+            "--objective=2500ms",
+            "--url",
+            &url,
+        ])
         .arg("--json")
         .arg(&json)
         .stdout(Stdio::piped())

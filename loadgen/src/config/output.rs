@@ -106,7 +106,10 @@ fn open_file(flag: &'static str, path: &Path, taken: &mut Vec<(&'static str, Fil
     if let Some(id) = file.id() {
         if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == id) {
             let place = if file.is_stdout() { "standard output".into() } else { path.display().to_string() };
-            ensure!(*other != flag, "with --runs, {flag} needs a file for each run, and {place} is one for all of them");
+            ensure!(
+                *other != flag,
+                "with --runs, {flag} needs a file for each run, and {place} is one for all of them"
+            );
             bail!("{other} and {flag} both name {place}; give each its own file");
         }
         taken.push((flag, id));
@@ -164,7 +167,10 @@ mod tests {
     }
 
     fn open(flags: &[&str], input: Option<(&'static str, &Path)>) -> Result<OutputFiles> {
-        Line::try_parse_from([&["loadgen"], flags].concat()).expect("the flags are valid").output.open_files(&[1], input)
+        Line::try_parse_from([&["loadgen"], flags].concat())
+            .expect("the flags are valid")
+            .output
+            .open_files(&[1], input)
     }
 
     #[test]
@@ -191,7 +197,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let csv = folder.path().join("run.csv");
         let open = |csv: &Path| {
-            let line = Line::try_parse_from([Path::new("loadgen"), Path::new("--csv"), csv]).expect("the flag is valid");
+            let line =
+                Line::try_parse_from([Path::new("loadgen"), Path::new("--csv"), csv]).expect("the flag is valid");
             line.output.open_files(&[4, 5], None)
         };
         assert_eq!(open(&csv).expect("two files").runs.len(), 2);

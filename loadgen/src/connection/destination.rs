@@ -7,12 +7,16 @@ use super::stream::Stream;
 use crate::tls::{self, TlsSettings};
 use anyhow::{Context, Result, ensure};
 use hyper::Uri;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -44,6 +48,8 @@ pub struct Destination {
     addresses: Addresses,
     /// The settings of TLS, and the name that the certificate must have; `None` for `http://`.
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// The turn of the handshake that may compute.
+    turn: Mutex<()>,
 }
 
 impl std::fmt::Debug for Destination {
@@ -108,7 +114,7 @@ impl Destination {
         let port = port.parse().with_context(|| format!("--url ({uri}): the port is not a number up to 65535"))?;
         let addresses = Addresses::find(host, port, overrides).await;
         let addresses = addresses.with_context(|| format!("connect to {host_and_port}"))?;
-        Ok(Self { protocol, host_and_port, addresses, tls })
+        Ok(Self { protocol, host_and_port, addresses, tls, turn: Mutex::new(()) })
     }
 
     /// Opens a connection: TCP to the address whose turn it is, or else to the others, and then TLS.
@@ -118,7 +124,8 @@ impl Destination {
     pub async fn open(&self) -> Result<Stream, OpenError> {
         let stream = self.connect().await.map_err(OpenError::Connect)?;
         let Some((connector, name)) = &self.tls else { return Ok(Stream::Plain(stream)) };
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name.clone(), stream));
+        let handshake = in_turn(&self.turn, connector.connect(name.clone(), stream));
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
         let too_slow = || io::Error::new(io::ErrorKind::TimedOut, format!("no end within {HANDSHAKE_TIMEOUT:?}"));
         let stream = handshake.await.map_err(|_elapsed| OpenError::Tls(too_slow()))?.map_err(OpenError::Tls)?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -163,6 +170,23 @@ impl Destination {
             }
         }
         Err(last_error)
+    }
+}
+
+/// Waits for `future`, and polls it only while it holds `turn`. A step of a TLS handshake computes for up to a
+/// millisecond. When a server that had stalled answers a hundred handshakes at once, a request that becomes due would
+/// otherwise wait for all of them; so it waits for one.
+async fn in_turn<F: Future>(turn: &Mutex<()>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let held = turn.lock().await;
+        if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+            return output;
+        }
+        drop(held);
+        // The poll has left this task's waker with the future, so the next wake-up is that of the future.
+        let mut is_woken = false;
+        poll_fn(|_context| if std::mem::replace(&mut is_woken, true) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 }
 

@@ -79,7 +79,9 @@ fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
     ));
     let late = summary.answered - summary.answered_within_run.min(summary.answered);
     if late > 0 {
-        lines.push(format!("            {late} answers came after the end of the run, and are in neither of these rates"));
+        lines.push(format!(
+            "            {late} answers came after the end of the run, and are in neither of these rates"
+        ));
     }
     lines
 }
@@ -101,7 +103,9 @@ fn slowest_lines(slowest: &[SlowRequest]) -> Vec<String> {
         ];
         let parts = parts.into_iter().filter_map(|(name, part)| Some(format!("{name} {:.1}", part?)));
         let parts = parts.collect::<Vec<_>>().join(", ");
-        format!("{head:<11} {latency_ms:.1} ms = {parts}: {request_id} ({image}) at {at_seconds:.3} s{replica}{outcome}")
+        format!(
+            "{head:<11} {latency_ms:.1} ms = {parts}: {request_id} ({image}) at {at_seconds:.3} s{replica}{outcome}"
+        )
     };
     slowest.iter().enumerate().map(line).collect()
 }
