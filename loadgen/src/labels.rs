@@ -13,9 +13,8 @@ const FILE: &str = "labels.csv";
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Names of columns with files, in lower case.
-const FILES: [&str; 10] = [
-    "file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "name", "image_name",
-];
+const FILES: [&str; 10] =
+    ["file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "name", "image_name"];
 
 /// Names of columns with labels, in lower case.
 const LABELS: [&str; 8] = ["label", "labels", "class", "class_name", "classname", "target", "category", "label_name"];

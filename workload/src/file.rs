@@ -1,12 +1,12 @@
 //! Reads workload files. Only the numbers of the workload are kept in memory, and not the file.
 
+use crate::Workload;
 use crate::error::Error;
 use crate::format::{self, Arrangement, FormatChoice, WorkloadFormat};
 use crate::functions::Functions;
 use crate::lines::{Line, Lines};
 use crate::numbers::Numbers;
 use crate::table::Table;
-use crate::Workload;
 use std::io::BufRead;
 
 /// Number of lines with content from which the format is recognised.

@@ -1,11 +1,11 @@
 //! Files of bare numbers: separated by white space, commas or semicolons, or in a list of Python or JSON.
 
+use crate::Workload;
 use crate::error::{Error, Reason};
 use crate::file::{LineParser, WorkloadFile};
 use crate::format::WorkloadFormat;
 use crate::lines::Line;
 use crate::unit::Unit;
-use crate::Workload;
 
 /// The characters that separate the numbers of a file without brackets.
 const SEPARATORS: &[char] = &[',', ';'];

@@ -68,9 +68,8 @@ impl FromStr for Stages {
             let (duration, target) = stage
                 .split_once(':')
                 .ok_or_else(|| error(format!("stage {number}, {:?}, has no colon", shown(stage))))?;
-            let duration = humantime::parse_duration(duration.trim()).map_err(|_| {
-                error(format!("the duration of stage {number}, {:?}, is no time", shown(duration)))
-            })?;
+            let duration = humantime::parse_duration(duration.trim())
+                .map_err(|_| error(format!("the duration of stage {number}, {:?}, is no time", shown(duration))))?;
             let rate = target.trim().parse().ok().filter(|rate| (0.0..=MAX_PER_SECOND).contains(rate));
             let target = rate.ok_or_else(|| {
                 let target = shown(target);

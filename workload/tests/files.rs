@@ -173,7 +173,10 @@ fn empty_and_endless_workloads_are_refused() {
     ] {
         assert!(matches!(error(&text), Error::Long), "{}", error(&text));
     }
-    assert_eq!("second,rate\n0,5\n604799,5".parse::<workload::Workload>().expect("a week").per_second.len(), MAX_SECONDS);
+    assert_eq!(
+        "second,rate\n0,5\n604799,5".parse::<workload::Workload>().expect("a week").per_second.len(),
+        MAX_SECONDS
+    );
 }
 
 /// Rates with up to three decimals.
