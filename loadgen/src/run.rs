@@ -81,7 +81,8 @@ pub async fn run(
     }
     let mut logs = files.runs.iter_mut().map(|files| files.log.take());
     if seeds.len() > 1 {
-        return measure_series(args, seeds, setup, workload, &encoder, runner, logs, &mut stop).await;
+        let runs = seeds.iter().copied().zip(logs);
+        return measure_series(args, runs, setup, workload, &encoder, runner, &mut stop).await;
     }
     let log = logs.next().flatten();
     let (report, log_written) = measure(args, setup, workload, &runner, log, &mut stop).await?;
@@ -169,20 +170,19 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// Measures a run with each of the seeds, one after another. A run begins when all requests of the one before it have
+/// Measures a run with each of the seeds, one after another, and writes its log to the file beside the seed. A run begins when all requests of the one before it have
 /// ended. Ends after the run that the user stopped.
 async fn measure_series(
     args: &RunArgs,
-    seeds: &[u64],
+    runs: impl Iterator<Item = (u64, Option<OutputFile>)>,
     setup: RunSetup,
     workload: Option<Workload>,
     encoder: &BodyEncoder,
     mut runner: Runner,
-    logs: impl Iterator<Item = Option<OutputFile>>,
     stop: &mut StopSignal<'_>,
 ) -> Result<RunResult> {
     let (mut reports, mut logs_written) = (Vec::new(), Vec::new());
-    for (&seed, log) in seeds.iter().zip(logs) {
+    for (seed, log) in runs {
         // Images that are drawn depend on the seed, so that a run of a series is the one that its seed gives alone.
         if seed != args.load.seed && args.images.folder.is_none() {
             runner.payloads = bodies(args, encoder, seed)?.payloads.into();

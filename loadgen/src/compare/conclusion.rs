@@ -129,7 +129,7 @@ mod tests {
     fn several_runs_have_reached_a_goal_only_if_their_interval_has() {
         let slo = repeated("slo", &[(0.995, 100.0), (0.996, 120.0), (0.997, 90.0), (0.996, 90.0)]);
         assert_eq!(
-            sentence(97.0, &[slo.clone()]),
+            sentence(97.0, std::slice::from_ref(&slo)),
             "slo is the cheapest that answered 97 % within 500 ms: 99.60 % for 100 replica-seconds."
         );
         let text = sentence(99.5, &[slo]);
