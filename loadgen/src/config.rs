@@ -35,6 +35,8 @@ impl Cli {
         // are checked here.
         let error = match &cli.command {
             Command::Run(args) if args.target.conflict().is_some() => args.target.conflict(),
+            Command::Run(args) if args.load.conflict().is_some() => args.load.conflict(),
+            Command::Workload(args) if args.load.conflict().is_some() => args.load.conflict(),
             Command::Run(args) if args.find_capacity => None,
             Command::Run(args) if !args.slo.is_empty() => {
                 Some("--slo is a flag of --find-capacity; without a search, use --threshold")
