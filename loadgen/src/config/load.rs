@@ -30,11 +30,11 @@ pub struct Args {
     pub workload: Option<PathBuf>,
     /// Format of the workload file: auto (recognised from the content), counts (numbers), csv (times and rates), json
     /// (a list), or minutes (any of these, with the requests of a minute in each number)
-    #[arg(long, value_name = "FORMAT", requires = "workload", default_value_t = FormatChoice::Auto)]
+    #[arg(long, value_name = "FORMAT", default_value_t = FormatChoice::Auto)]
     pub workload_format: FormatChoice,
     /// HashFunction of the function whose requests are sent, out of a trace of Azure Functions; without this flag, the
     /// requests of all functions are sent
-    #[arg(long, value_name = "HASH", requires = "workload")]
+    #[arg(long, value_name = "HASH")]
     pub function: Option<String>,
     /// Workload with a shape: constant, ramp, step, spike, sine, square, sawtooth, on-off, markov, gamma, flash or walk,
     /// as in square:low=5,high=40,period=60,length=300; low and high are in requests per second, period and length in
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["rate", "closed"])]
     pub stages: Option<Stages>,
     /// Rate at the start of --stages, in requests per second
-    #[arg(long, value_name = "RATE", requires = "stages", default_value_t = 0.0, value_parser = start_rate)]
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = start_rate)]
     pub start_rate: f64,
     /// Constant rate in requests per second, for --duration; with --find-capacity, the first rate that is tried
     #[arg(long, conflicts_with_all = ["closed", "time_scale", "repeat"], value_parser = rate)]
@@ -92,6 +92,19 @@ impl Args {
         let has_rate = self.rate.is_some() && self.duration.is_some();
         let has_shape = self.shape.is_some() || self.stages.is_some();
         self.workload.is_some() || has_shape || self.closed.is_some() || has_rate
+    }
+
+    /// The error of a flag without the flag that it belongs to. clap finds no such error if the missing flag conflicts
+    /// with a flag that is given.
+    pub fn conflict(&self) -> Option<&'static str> {
+        let describes_file = self.workload_format != FormatChoice::Auto || self.function.is_some();
+        if describes_file && self.workload.is_none() {
+            Some("--workload-format and --function belong to a workload file; give it with --workload FILE")
+        } else if self.start_rate > 0.0 && self.stages.is_none() {
+            Some("--start-rate is the rate at the start of --stages; give --stages, such as --stages 30s:10,1m30s:50")
+        } else {
+            None
+        }
     }
 
     /// The workload that the flags choose: scaled, stretched, repeated and cut, in this order. It does not contain the
@@ -289,9 +302,9 @@ mod tests {
             (&["--stages=1s:5", "--start-rate=-1"], "'-1' for '--start-rate"),
             (&["--stages=1s:5", "--rate=5"], "--rate"),
             (&["--stages=1s:5", "--shape=constant"], "--shape"),
-            (&["--rate=1", "--duration=1s", "--start-rate=5"], "--stages"),
-            (&["--rate=1", "--duration=1s", "--workload-format=csv"], "--workload"),
-            (&["--rate=1", "--duration=1s", "--function=f"], "--workload"),
+            (&["--rate=1", "--duration=1s", "--start-rate=5"], "--start-rate is the rate at the start of --stages"),
+            (&["--rate=1", "--duration=1s", "--workload-format=csv"], "give it with --workload FILE"),
+            (&["--rate=1", "--duration=1s", "--function=f"], "give it with --workload FILE"),
             (&[&zeros, "--workload-format=xml"], "auto, counts, csv, json and minutes"),
             (&[&zeros, "--function=f"], "no column HashFunction"),
             (&[&zeros, "--workload-format=json"], "no list in square brackets"),
