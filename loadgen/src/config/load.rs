@@ -156,18 +156,6 @@ impl Args {
         Ok(workload)
     }
 
-    /// Why flags do not fit together, where clap cannot know it: it does not require a flag that excludes a given one.
-    /// `None` if they do.
-    pub fn conflict(&self) -> Option<&'static str> {
-        if self.stages.is_none() && self.start_rate > 0.0 {
-            return Some("--start-rate is the rate at the start of --stages; give --stages, or leave --start-rate out");
-        }
-        let is_about_file = self.workload_format != FormatChoice::Auto || self.function.is_some();
-        (self.workload.is_none() && is_about_file).then_some(
-            "--workload-format and --function are about the file of --workload; give --workload, or leave them out",
-        )
-    }
-
     /// The load in words, for reports.
     pub fn describe(&self) -> String {
         let mut words = match (&self.workload, &self.shape, &self.stages, self.closed) {
