@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Files with tests that measure whether loadgen sends on time. They run one at a time: beside others, loadgen would
 /// rightly find its machine too slow, and such a test would fail.
-const ALONE: [&str; 2] = ["loadgen/tests/program.rs", "loadgen/tests/schedule.rs"];
+const ALONE: [&str; 3] = ["loadgen/tests/program.rs", "loadgen/tests/schedule.rs", "loadgen/tests/workers.rs"];
 
 /// The files with the longest of the other tests, longest first. They start first, so that none runs alone at the end.
 const LONGEST: [&str; 4] = [

@@ -10,6 +10,7 @@ use crate::send_delay::SendDelays;
 use crate::slowest::SlowRequest;
 use crate::summary::RunSummary;
 use crate::usage::ReplicaUsage;
+use crate::workers::report as workers;
 
 /// The figures of a whole run, one subject on each line.
 pub fn summary(report: &RunReport) -> String {
@@ -39,6 +40,7 @@ pub fn summary(report: &RunReport) -> String {
         lines.push(format!("images      {} files could not be read and were skipped", setup.skipped_images));
     }
     lines.extend(slowest_lines(&report.slowest));
+    lines.extend(workers::lines(&report.workers, report.send_delays.late_after_ms));
     lines.extend(send_delay_line(&report.send_delays, setup.connection_limit));
     lines.extend(report.thresholds.iter().map(|result| format!("threshold   {result}")));
     lines.join("\n")
@@ -79,7 +81,9 @@ fn request_lines(summary: &RunSummary, setup: &RunSetup) -> Vec<String> {
     ));
     let late = summary.answered - summary.answered_within_run.min(summary.answered);
     if late > 0 {
-        lines.push(format!("            {late} answers came after the end of the run, and are in neither of these rates"));
+        lines.push(format!(
+            "            {late} answers came after the end of the run, and are in neither of these rates"
+        ));
     }
     lines
 }
@@ -101,7 +105,9 @@ fn slowest_lines(slowest: &[SlowRequest]) -> Vec<String> {
         ];
         let parts = parts.into_iter().filter_map(|(name, part)| Some(format!("{name} {:.1}", part?)));
         let parts = parts.collect::<Vec<_>>().join(", ");
-        format!("{head:<11} {latency_ms:.1} ms = {parts}: {request_id} ({image}) at {at_seconds:.3} s{replica}{outcome}")
+        format!(
+            "{head:<11} {latency_ms:.1} ms = {parts}: {request_id} ({image}) at {at_seconds:.3} s{replica}{outcome}"
+        )
     };
     slowest.iter().enumerate().map(line).collect()
 }
