@@ -26,7 +26,7 @@ use crate::workers::coordinator::{self, DistributedLoad, DistributedRun};
 use crate::workers::token::Token;
 use anyhow::{Result, anyhow, ensure};
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use workload::Workload;
 
 /// Most bytes of the bodies of all images together. All of them are kept in memory.
