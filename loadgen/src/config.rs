@@ -5,6 +5,7 @@ pub mod load;
 pub mod output;
 pub mod target;
 pub mod watch;
+pub mod workers;
 
 use crate::condition::Condition;
 use anyhow::Context;
@@ -30,7 +31,11 @@ impl Cli {
     /// If a flag is unknown, malformed or missing, if two flags exclude each other, or if the command line asks for
     /// help or the version.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let cli = Self::try_parse_from(arguments)?;
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let mut cli = Self::try_parse_from(&arguments)?;
+        if let Command::Run(args) = &mut cli.command {
+            args.arguments = arguments;
+        }
         // clap does not require a flag that conflicts with a given flag. These rules hold for such flags, too, so they
         // are checked here.
         let error = match &cli.command {
@@ -42,6 +47,7 @@ impl Cli {
                 Some("--slo is a flag of --find-capacity; without a search, use --threshold")
             }
             Command::Run(args) if !args.load.is_given() => Some(load::NO_LOAD),
+            Command::Run(args) => args.workers.error(args.load.closed),
             Command::Workload(args) if args.load.closed.is_some() => {
                 Some("--closed has no schedule to show; use --workload, --shape, --stages, or --rate with --duration")
             }
@@ -60,6 +66,8 @@ impl Cli {
 pub enum Command {
     /// Send a load to a dispatcher (or a replica), and report the answers
     Run(Box<RunArgs>),
+    /// Send parts of the loads of `loadgen run --workers`, which coordinates several machines
+    Worker(workers::WorkerArgs),
     /// Compare the reports of several runs
     Compare(CompareArgs),
     /// Show the length, the number of requests and the rates of a workload, without sending it
@@ -79,6 +87,7 @@ pub enum Command {
     loadgen run --rate 20 --duration 8h --scrape dns:dispatchers:5052 --scrape scaler:5053 --metrics-listen [::]:9100\n  \
     loadgen run --rate 20 --duration 5m --runs 5     the figures with their 95 % intervals\n  \
     loadgen run --closed 4 --duration 10s            the throughput with 4 requests in flight\n  \
+    loadgen run --workers a:5060,b:5060 --rate 20000 --duration 60s      a load from two machines\n  \
     loadgen run --find-capacity --slo 'p95<500ms'    the highest rate that meets an objective\n\n\
     A condition (--slo, --threshold) is a name, one of < <= > >=, and a number, as in p99.9<1s or attainment>99.\n\
     The names are p50 p90 p95 p99 p99.9 max (latency; a failed request counts as infinitely slow), mean (latency of\n\
@@ -103,6 +112,12 @@ pub struct RunArgs {
     /// The results that are printed and written
     #[command(flatten)]
     pub output: output::Args,
+    /// The workers that send the load
+    #[command(flatten)]
+    pub workers: workers::Args,
+    /// The whole command line, which workers get.
+    #[arg(skip)]
+    pub arguments: Vec<OsString>,
     /// The objective: the time within which requests should be answered
     #[arg(long, default_value = "500ms", value_parser = positive)]
     pub objective: Duration,

@@ -4,6 +4,7 @@ mod screen;
 
 use crate::latencies::format_ms;
 use crate::progress::{self, Progress};
+use crate::workers::progress_lines::ProgressLines;
 use screen::Screen;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -65,6 +66,8 @@ pub enum Display {
         /// Time since the start of the run at which the next line is due.
         next: Duration,
     },
+    /// Lines to the coordinator of a distributed load.
+    Coordinator(Box<ProgressLines>),
     /// Nothing is shown.
     Quiet,
 }
@@ -96,6 +99,7 @@ impl Display {
                 }
                 UserInput::Nothing
             }
+            Self::Coordinator(lines) => lines.show(progress),
             Self::Quiet => UserInput::Nothing,
         }
     }

@@ -2,10 +2,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::ZlibDecoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::io::Read;
 use std::time::Duration;
 
 /// Significant digits of the histogram. With four, every percentile is within 0.01 % of the exact percentile. With
@@ -14,6 +17,22 @@ const DIGITS: u8 = 4;
 
 /// Longest latency: a week, as the longest `--timeout`. A longer latency is recorded as this value.
 const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Length of the head of a histogram in the format V2, in bytes.
+const V2_HEAD_BYTES: usize = 40;
+
+/// Longest histogram in the format V2 before compression, in bytes: a count of 9 bytes for each of its 0.5 million
+/// values.
+const MAX_V2_BYTES: u64 = 8 << 20;
+
+/// Highest value that a histogram may be able to hold, in microseconds. It is above twice [`MAX`], since they grow
+/// by powers of two.
+const MAX_V2_HIGHEST: u64 = 1 << 41;
+
+/// A text that is no histogram of latencies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the histogram is malformed, or has another precision or range than that of latencies")]
+pub struct Malformed;
 
 /// Percentiles of a time, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -93,8 +112,13 @@ impl Latencies {
         self.0.record(micros).expect("the histogram grows to hold any value");
     }
 
+    /// Adds all latencies of `other`. The result is the same as if each of them had been recorded here.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("the histogram grows to hold any value");
+    }
+
     /// Number of latencies.
-    fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.0.len()
     }
 
@@ -143,6 +167,11 @@ impl Latencies {
         quantiles.filter_map(|quantile| Some((quantile, self.at_quantile(quantile)?))).collect()
     }
 
+    /// Each latency with its number, ascending. A latency is rounded to the precision of the histogram.
+    pub fn counts(&self) -> impl Iterator<Item = (Duration, u64)> {
+        self.0.iter_recorded().map(|value| (Duration::from_micros(value.value_iterated_to()), value.count_at_value()))
+    }
+
     /// The histogram in the format of HdrHistogram's tools: V2, compressed, base64. Values are microseconds.
     pub fn encoded(&self) -> String {
         let mut bytes = Vec::new();
@@ -150,10 +179,47 @@ impl Latencies {
         STANDARD.encode(bytes)
     }
 
-    /// Reads what [`Self::encoded`] wrote; `None` if the text is no such histogram.
-    pub fn decoded(text: &str) -> Option<Self> {
-        let bytes = STANDARD.decode(text).ok()?;
-        Deserializer::new().deserialize(&mut &bytes[..]).ok().map(Self)
+    /// Reads a histogram that [`Self::encoded`] wrote. Takes 20 MB of memory at most, whatever the text says.
+    ///
+    /// # Errors
+    /// If the text is no such histogram.
+    pub fn decoded(text: &str) -> Result<Self, Malformed> {
+        let compressed = STANDARD.decode(text).map_err(|_| Malformed)?;
+        // A cookie and a length precede the compressed data.
+        let compressed = compressed.get(8..).ok_or(Malformed)?;
+        let mut plain = Vec::new();
+        ZlibDecoder::new(compressed).take(MAX_V2_BYTES).read_to_end(&mut plain).map_err(|_| Malformed)?;
+        let head: &[u8; V2_HEAD_BYTES] = plain.first_chunk().ok_or(Malformed)?;
+        let number = |from: usize, length: usize| {
+            head[from..from + length].iter().fold(0_u64, |number, &byte| number << 8 | u64::from(byte))
+        };
+        // The library allocates what the head says before it reads the counts.
+        let (counts, digits, lowest, highest) = (number(4, 4), number(12, 4), number(16, 8), number(24, 8));
+        let fits = counts == (plain.len() - V2_HEAD_BYTES) as u64
+            && digits == u64::from(DIGITS)
+            && lowest == 1
+            && highest <= MAX_V2_HIGHEST;
+        if !fits {
+            return Err(Malformed);
+        }
+        let read: Histogram<u64> = Deserializer::new().deserialize(&mut &plain[..]).map_err(|_| Malformed)?;
+        // The histogram that was read cannot grow, but a new one can.
+        let mut latencies = Self::default();
+        latencies.add(&Self(read));
+        Ok(latencies)
+    }
+}
+
+impl Serialize for Latencies {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.encoded())
+    }
+}
+
+impl<'de> Deserialize<'de> for Latencies {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::decoded(&text).map_err(serde::de::Error::custom)
     }
 }
 
@@ -184,13 +250,59 @@ mod tests {
         assert_eq!((read.len(), read.max()), (999, latencies.0.max()));
         let decoded = Latencies::decoded(&latencies.encoded()).expect("a histogram");
         assert_eq!(decoded.percentiles_of_offered(1000), latencies.percentiles_of_offered(1000));
-        assert!(Latencies::decoded("AAAA").is_none() && Latencies::decoded("no base64").is_none());
         let distribution = latencies.distribution();
         assert_eq!((distribution[0].0, distribution.last().map(|last| last.0)), (0.0, Some(1.0)));
         assert!(distribution.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1));
     }
 
+    #[test]
+    fn malformed_histograms_are_refused() {
+        let encode = |change: &dyn Fn(&mut Vec<u8>)| {
+            let latencies: Latencies = (1..=99).map(Duration::from_millis).collect();
+            let compressed = STANDARD.decode(latencies.encoded()).expect("base64");
+            let mut plain = Vec::new();
+            ZlibDecoder::new(&compressed[8..]).read_to_end(&mut plain).expect("compressed");
+            change(&mut plain);
+            let mut packed = flate2::read::ZlibEncoder::new(&plain[..], flate2::Compression::fast());
+            let mut bytes = compressed[..8].to_vec();
+            packed.read_to_end(&mut bytes).expect("memory");
+            STANDARD.encode(bytes)
+        };
+        assert!(Latencies::decoded(&encode(&|_plain| {})).is_ok_and(|latencies| latencies.count() == 99));
+        for text in ["", "AAAA", "no base64", "AAAAAAAAAAAAAAAA"] {
+            assert_eq!(Latencies::decoded(text).err(), Some(Malformed), "{text}");
+        }
+        let bad: [&dyn Fn(&mut Vec<u8>); 6] = [
+            &|plain| plain.truncate(30),
+            &|plain| plain.truncate(50),
+            // The lengths of the counts, the digits, and the range.
+            &|plain| plain[4] = 0xff,
+            &|plain| plain[15] = 5,
+            &|plain| plain[24] = 0x7f,
+            &|plain| plain.resize(20 << 20, 0),
+        ];
+        for (index, change) in bad.into_iter().enumerate() {
+            assert_eq!(Latencies::decoded(&encode(change)).err(), Some(Malformed), "{index}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn parts_add_up_to_the_whole(
+            parts in prop::collection::vec(prop::collection::vec(0..1_000_000_000_000_u64, 0..300), 1..6),
+        ) {
+            let whole: Latencies = parts.iter().flatten().copied().map(Duration::from_micros).collect();
+            let mut sum = Latencies::default();
+            for part in &parts {
+                let part: Latencies = part.iter().copied().map(Duration::from_micros).collect();
+                sum.add(&Latencies::decoded(&part.encoded()).expect("a histogram"));
+            }
+            prop_assert_eq!(sum.count(), whole.count());
+            prop_assert_eq!(sum.percentiles(), whole.percentiles());
+            prop_assert_eq!(sum.distribution(), whole.distribution());
+            prop_assert!(sum.counts().eq(whole.counts()));
+        }
+
         #[test]
         fn percentiles_are_within_a_thousandth_of_the_exact_ones(
             micros in prop::collection::vec(1..100_000_000_u64, 1..2000),

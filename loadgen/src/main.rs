@@ -4,11 +4,13 @@
 use anyhow::{Context, Result, ensure};
 use loadgen::capacity::CapacityReport;
 use loadgen::config::output::{Args as Output, OutputFiles, RunFiles};
+use loadgen::config::workers::WorkerArgs;
 use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
 use loadgen::output_file::{self, OutputFile};
 use loadgen::report::{self, JsonReport, RunReport, csv, html, junit, markdown, terminal};
 use loadgen::run::{self, RunResult};
 use loadgen::series::RunSeries;
+use loadgen::workers::server;
 use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
 use std::path::Path;
@@ -28,6 +30,7 @@ fn execute() -> Result<ExitCode> {
     service::descriptors::raise();
     match Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit()).command {
         Command::Run(args) => return run(&args),
+        Command::Worker(args) => return worker(&args),
         Command::Compare(args) => compare(&args)?,
         Command::Workload(args) => print(&preview::show(&args)?),
         Command::Pictures(args) => {
@@ -36,6 +39,25 @@ fn execute() -> Result<ExitCode> {
         }
         Command::Schema => print(report::schema().trim_end()),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Resolves when a signal asks to stop.
+async fn stopped() {
+    let exit_with_parent = false;
+    // An error means that signals cannot be handled. A run is still possible, but Ctrl-C ends it without a report.
+    if service::shutdown::requested(exit_with_parent).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Executes `loadgen worker`, until a signal ends it.
+fn worker(args: &WorkerArgs) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("create a runtime; raise the limit of open files (ulimit -n)")?;
+    runtime.block_on(server::serve(args, stopped()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -48,16 +70,8 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("create a runtime; raise the limit of open files (ulimit -n)")?;
-    let exit_with_parent = false;
-    let stop = async {
-        // An error means that signals cannot be handled. The run is still possible, but Ctrl-C ends it without a
-        // report.
-        if service::shutdown::requested(exit_with_parent).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     let summary_stream = SummaryStream::choose(&files, &args.output);
-    match runtime.block_on(run::run(args, &seeds, &mut files, Box::pin(stop)))? {
+    match runtime.block_on(run::run(args, &seeds, &mut files, Box::pin(stopped())))? {
         RunResult::Run(report, log_written) => finish_run(&report, log_written, files, summary_stream, &args.output),
         RunResult::Series(series, logs_written) => {
             finish_series(*series, logs_written, files, summary_stream, &args.output)

@@ -2,6 +2,7 @@
 
 use crate::display::{Display, RunInfo, UserInput};
 use crate::exporter::Exporter;
+use crate::part::Part;
 use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::recording::Record;
@@ -14,11 +15,12 @@ use crate::target::LoadTarget;
 use anyhow::{Result, ensure};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// Time between two reads of the samples that have arrived. Awaiting each sample would wake a second thread for each
 /// request.
-const TICK: Duration = Duration::from_millis(200);
+pub const TICK: Duration = Duration::from_millis(200);
 
 /// A future that resolves when the user asks to stop.
 pub type StopSignal<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -38,6 +40,10 @@ pub struct Runner {
     pub watch: Watch,
     /// Exports what was sent and answered; `None` without `--metrics-listen`.
     pub exporter: Option<Exporter>,
+    /// The part of each load that this process sends.
+    pub part: Part,
+    /// The start of the load; `None` to start at once.
+    pub start: Option<Instant>,
 }
 
 /// The course of one load, without its warm-up. The requests themselves are in a [`Record`].
@@ -69,11 +75,12 @@ impl Runner {
         display: &mut Display,
         stop: &mut StopSignal<'_>,
     ) -> Result<Measurement> {
-        let Self { target, payloads, request_ids, connections, .. } = self.clone();
-        let mut running = RunningLoad::start(SendConfig { load, target, payloads, request_ids, connections })?;
+        let Self { target, payloads, request_ids, connections, part, start, .. } = self.clone();
+        let start = start.unwrap_or_else(Instant::now);
+        let config = SendConfig { load, target, payloads, request_ids, connections, part, start };
+        let mut running = RunningLoad::start(config)?;
         let log = MetricsLog::default();
-        let start = running.start + warmup;
-        let scraping = tokio::spawn(log.clone().scrape(start, self.watch.clone()));
+        let scraping = self.scrape(&log, running.start + warmup);
         let exporter = self.exporter.as_ref();
         let mut collector = Collector { recording, exporter, warmup, objective: info.objective, unfinished: 0 };
         let stopped_at = collector.collect(&mut running, &log, info, display, stop).await?;
@@ -86,6 +93,11 @@ impl Runner {
             unfinished: collector.unfinished,
             is_complete: stopped_at.is_none(),
         })
+    }
+
+    /// Starts to read the metrics of the watched programs into `log`, with times since `start`.
+    pub fn scrape(&self, log: &MetricsLog, start: Instant) -> JoinHandle<()> {
+        tokio::spawn(log.clone().scrape(start, self.watch.clone()))
     }
 }
 

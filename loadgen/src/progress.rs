@@ -3,6 +3,7 @@
 use crate::latencies::{Latencies, Percentiles};
 use crate::sample::Sample;
 use crate::server_metrics::ServerMetrics;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -28,6 +29,37 @@ pub struct Second {
     pub replicas: f64,
 }
 
+/// The progress of a worker's part since its last report.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ProgressReport {
+    /// Requests that were due.
+    pub sent: usize,
+    /// Requests that have ended, those of the warm-up included.
+    pub ended: usize,
+    /// Requests that were scheduled after the warm-up and have ended.
+    pub counted: usize,
+    /// Of these, the requests that were answered within the objective.
+    pub within_objective: usize,
+    /// Of these, the requests that failed.
+    pub failed: usize,
+    /// Number of these failures by error code.
+    pub errors: BTreeMap<String, usize>,
+    /// The latencies of the answers.
+    pub latencies: Latencies,
+}
+
+/// The part of a [`Progress`] that was reported.
+#[derive(Debug, Default)]
+pub struct Reported {
+    sent: usize,
+    ended: usize,
+    counted: usize,
+    within_objective: usize,
+    failed: usize,
+    errors: BTreeMap<String, usize>,
+    answered: usize,
+}
+
 /// The figures of a run so far. Attainment and errors leave the requests of the warm-up out.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -51,6 +83,8 @@ pub struct Progress {
     pub server_metrics: Option<ServerMetrics>,
     /// The time, since the start of the run, and the latency of each recent answer, oldest first.
     recent: VecDeque<(Duration, Duration)>,
+    /// Answers that have come, those of the warm-up included.
+    answered: usize,
     /// Requests that were due so far.
     sent: usize,
     /// Requests that were due before the second that is not over yet.
@@ -67,10 +101,8 @@ impl Progress {
     pub fn record(&mut self, sample: &Sample) {
         self.ended += 1;
         if sample.is_answered() {
-            if self.recent.len() == MAX_RECENT {
-                self.recent.pop_front();
-            }
-            self.recent.push_back((sample.scheduled + sample.latency, sample.latency));
+            self.answered += 1;
+            self.record_answer(sample.scheduled + sample.latency, sample.latency);
         }
         if sample.scheduled < self.warmup {
             return;
@@ -82,6 +114,59 @@ impl Progress {
             if self.errors.len() < MAX_CODES || self.errors.contains_key(code) {
                 *self.errors.entry(code.to_owned()).or_insert(0) += 1;
             }
+        }
+    }
+
+    /// Records an answer that came at `at`.
+    fn record_answer(&mut self, at: Duration, latency: Duration) {
+        if self.recent.len() == MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((at, latency));
+    }
+
+    /// The progress since the last report, which `reported` contains. Afterwards, it contains this one, too.
+    pub fn report(&self, reported: &mut Reported) -> ProgressReport {
+        let answers = (self.answered - reported.answered).min(self.recent.len());
+        let since = |code: &String, count: usize| count - reported.errors.get(code).copied().unwrap_or_default();
+        let errors = self.errors.iter().map(|(code, &count)| (code.clone(), since(code, count)));
+        let report = ProgressReport {
+            sent: self.sent - reported.sent,
+            ended: self.ended - reported.ended,
+            counted: self.counted - reported.counted,
+            within_objective: self.within_objective - reported.within_objective,
+            failed: self.failed - reported.failed,
+            errors: errors.filter(|(_, count)| *count > 0).collect(),
+            latencies: self.recent.iter().rev().take(answers).map(|(_, latency)| *latency).collect(),
+        };
+        *reported = Reported {
+            sent: self.sent,
+            ended: self.ended,
+            counted: self.counted,
+            within_objective: self.within_objective,
+            failed: self.failed,
+            errors: self.errors.clone(),
+            answered: self.answered,
+        };
+        report
+    }
+
+    /// Adds the report of a worker, which arrived at `now`. Its answers count as if they had come now. The report may
+    /// have any numbers, since another process sent it.
+    pub fn add(&mut self, report: &ProgressReport, now: Duration) {
+        let add = |sum: &mut usize, more: usize| *sum = sum.saturating_add(more);
+        add(&mut self.ended, report.ended);
+        add(&mut self.counted, report.counted);
+        add(&mut self.within_objective, report.within_objective);
+        add(&mut self.failed, report.failed);
+        for (code, &count) in &report.errors {
+            if self.errors.len() < MAX_CODES || self.errors.contains_key(code) {
+                add(self.errors.entry(code.clone()).or_insert(0), count);
+            }
+        }
+        let each = report.latencies.counts().flat_map(|(latency, count)| std::iter::repeat_n(latency, count as usize));
+        for latency in each.take(MAX_RECENT) {
+            self.record_answer(now, latency);
         }
     }
 
@@ -152,6 +237,31 @@ mod tests {
         assert_eq!((p95, progress.seconds[1].queue_length), (vec![600.0, 400.0, 0.0], 4.0));
         progress.advance(milliseconds(12_000), 8, None);
         assert_eq!(progress.percentiles(), None);
+    }
+
+    #[test]
+    fn the_reports_of_workers_add_up() {
+        let milliseconds = Duration::from_millis;
+        let mut sum = Progress::new(Duration::ZERO, milliseconds(500));
+        let mut sent = 0;
+        for worker in 0..2 {
+            let mut progress = Progress::new(Duration::ZERO, milliseconds(500));
+            let mut reported = Reported::default();
+            for second in 0..3_u64 {
+                progress.record(&sample(1000 * second + 100, 100 + 100 * worker, ANSWERED));
+                progress.record(&sample(1000 * second + 100, 600, ANSWERED));
+                progress.record(&sample(1000 * second + 200, 1, failed("queue_full")));
+                progress.advance(milliseconds(1000 * (second + 1)), 4 * (second as usize + 1), None);
+                let report = progress.report(&mut reported);
+                sent += report.sent;
+                sum.add(&report, milliseconds(1000 * (second + 1)));
+            }
+            assert_eq!(progress.report(&mut reported).latencies.count(), 0, "all was reported");
+        }
+        sum.advance(milliseconds(3000), sent, None);
+        assert_eq!((sent, sum.ended, sum.in_flight, sum.failed, sum.errors["queue_full"]), (24, 18, 6, 6, 6));
+        assert_eq!(sum.attainment_percent(), Some(100.0 * 6.0 / 18.0));
+        assert_eq!(sum.percentiles().map(|latency| (latency.p50.round(), latency.max.round())), Some((200.0, 600.0)));
     }
 
     #[test]

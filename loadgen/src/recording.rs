@@ -5,12 +5,12 @@ use crate::request_log::RequestLog;
 use crate::sample::Sample;
 use crate::slowest::Slowest;
 use crate::tally::Tally;
-use crate::timeline::Timeline;
+use crate::timeline::{SecondFigures, Timeline};
 use anyhow::Result;
 use std::time::Duration;
 
 /// Time after its timeout within which a request has surely ended, and its sample was read.
-const END_GRACE: Duration = Duration::from_secs(5);
+pub const END_GRACE: Duration = Duration::from_secs(5);
 
 /// Records the requests of a load. All times count from the end of the warm-up, whose requests are not recorded.
 pub trait Record {
@@ -56,6 +56,13 @@ impl RunRecording {
             slowest: Slowest::default(),
             log,
             timeout,
+        }
+    }
+
+    /// Adds the figures of a second of a worker's part.
+    pub fn add_second(&mut self, part: &SecondFigures) {
+        for timeline in std::iter::once(&mut self.seconds).chain(&mut self.table) {
+            timeline.add(part);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::server_metrics::{self, ServerMetrics};
 use crate::slowest::SlowRequest;
 use crate::summary::{IntervalSummary, RunSummary};
 use crate::usage::ReplicaUsage;
+use crate::workers::report::WorkerReport;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use workload::arrivals::ArrivalProcess;
@@ -70,6 +71,9 @@ pub struct RunReport {
     /// The figures of each row of `--table`. Empty without `--table`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub table: Vec<IntervalSummary>,
+    /// The workers that sent the load. Empty without `--workers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<WorkerReport>,
     /// Metrics of the dispatcher and the scaler during the run. Empty if they could not be read.
     #[serde(rename = "glimpses")]
     pub server_metrics: Vec<ServerMetrics>,
@@ -147,9 +151,18 @@ impl RunReport {
             slowest,
             seconds: seconds.finish(length),
             table: table.map_or_else(Vec::new, |table| table.finish(length)),
+            workers: Vec::new(),
             summary,
             server_metrics,
         }
+    }
+
+    /// The report with the workers that sent the load. loadgen was the bottleneck if one of them was.
+    #[must_use]
+    pub fn with_workers(mut self, workers: Vec<WorkerReport>) -> Self {
+        self.send_delays.is_bottleneck |= workers.iter().any(|worker| worker.is_bottleneck);
+        self.workers = workers;
+        self
     }
 
     /// The metrics that were read last before the end of `second`, which counts from 0. `None` if there are none, or if

@@ -11,6 +11,7 @@ use crate::images::{self, Folder};
 use crate::machine::{Machine, ProcessorTime};
 use crate::measure::{Runner, StopSignal};
 use crate::output_file::OutputFile;
+use crate::part::Part;
 use crate::payload::{BodyEncoder, BodyFormat, Payload};
 use crate::recording::RunRecording;
 use crate::report::{RunReport, RunSetup};
@@ -20,9 +21,12 @@ use crate::send::LoadPattern;
 use crate::send_delay;
 use crate::series::RunSeries;
 use crate::target::{self, LoadTarget};
-use anyhow::{Result, ensure};
+use crate::workers::client::Worker;
+use crate::workers::coordinator::{self, DistributedLoad, DistributedRun};
+use crate::workers::token::Token;
+use anyhow::{Result, anyhow, ensure};
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use workload::Workload;
 
 /// Most bytes of the bodies of all images together. All of them are kept in memory.
@@ -31,7 +35,7 @@ const MAX_BODY_BYTES: usize = 8 << 30;
 /// The result of `loadgen run`.
 #[derive(Debug)]
 pub enum RunResult {
-    /// The report of a run, and the error if the file of `--log` could not be written.
+    /// The report of a run, and the error if the file of `--log` could not be written, or a worker has failed.
     Run(Box<RunReport>, Result<()>),
     /// The reports of `--runs`, and for each run the error if its file of `--log` could not be written.
     Series(Box<RunSeries>, Vec<Result<()>>),
@@ -56,9 +60,11 @@ pub async fn run(
     // Drawing images takes long. Wrong flags and a missing server are therefore reported before it.
     let has_schedule = !args.find_capacity && args.load.closed.is_none();
     let workload = has_schedule.then(|| args.load.workload()).transpose()?;
+    let workers = workers(args)?;
     let encoder = args.target.body_encoder(args.images.body_format)?;
     files.clear()?;
     let exporter = exporter(args).await?;
+    coordinator::check(&workers).await?;
     let target = LoadTarget::connect(&args.target).await?;
     let watch = args.watch.watch(&args.target.url).await?;
     if let Some(note) = args.target.note() {
@@ -73,11 +79,16 @@ pub async fn run(
     }
     let setup = setup(args, encoder.format(), &bodies);
     let request_ids = target.request_ids();
-    let runner = Runner { target, payloads: bodies.payloads.into(), request_ids, connections, watch, exporter };
+    let (part, start) = (Part::WHOLE, None);
+    let payloads = bodies.payloads.into();
+    let runner = Runner { target, payloads, request_ids, connections, part, start, watch, exporter };
     if args.find_capacity {
         let mut display = open_display(args);
         let capacity = capacity::find(args, setup, &runner, &mut display, &mut stop).await?;
         return Ok(RunResult::Capacity(Box::new(capacity)));
+    }
+    if !workers.is_empty() {
+        return distribute(args, setup, workload, workers, &runner, &mut stop).await;
     }
     let mut logs = files.runs.iter_mut().map(|files| files.log.take());
     if seeds.len() > 1 {
@@ -210,17 +221,7 @@ async fn measure(
 ) -> Result<(RunReport, Result<()>)> {
     let mut display = open_display(args);
     let warmup = args.load.warmup.unwrap_or_default();
-    let (load, length) = match workload {
-        Some(workload) => {
-            let schedule = Schedule { workload, arrivals: args.load.arrivals, seed: setup.seed, warmup };
-            let length = schedule.length();
-            (LoadPattern::Open(schedule), length)
-        }
-        None => {
-            let length = warmup + args.load.duration.unwrap_or_default();
-            (LoadPattern::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
-        }
-    };
+    let (load, length) = load(args, workload, setup.seed);
     let create_log = |file| RequestLog::create(file, runner.request_ids.clone(), runner.payloads.clone());
     let log = log.map(create_log).transpose()?;
     let mut recording =
@@ -237,4 +238,56 @@ async fn measure(
     let slowest = recording.slowest.requests(&runner.request_ids, |image| &runner.payloads[image].name);
     let report = RunReport { steal, ..RunReport::new(setup, measurement, recording, slowest, &args.threshold) };
     Ok((report, log_written))
+}
+
+/// The load that the flags choose with this seed, and its length with the warm-up: `workload`, or the closed load of the
+/// flags if `workload` is `None`.
+pub(crate) fn load(args: &RunArgs, workload: Option<Workload>, seed: u64) -> (LoadPattern, Duration) {
+    let warmup = args.load.warmup.unwrap_or_default();
+    match workload {
+        Some(workload) => {
+            let schedule = Schedule { workload, arrivals: args.load.arrivals, seed, warmup };
+            let length = schedule.length();
+            (LoadPattern::Open(schedule), length)
+        }
+        None => {
+            let length = warmup + args.load.duration.unwrap_or_default();
+            (LoadPattern::Closed(args.load.closed.unwrap_or_default() as usize, length), length)
+        }
+    }
+}
+
+/// The workers that the flags name.
+fn workers(args: &RunArgs) -> Result<Vec<Worker>> {
+    let token = args.workers.workers_token_file.as_deref().map(Token::read).transpose()?;
+    let worker = |address: &String| Worker { address: address.clone(), token: token.clone() };
+    Ok(args.workers.workers.iter().map(worker).collect())
+}
+
+/// Has workers send one run of `workload`, or of the closed load of the flags if `workload` is `None`.
+async fn distribute(
+    args: &RunArgs,
+    mut setup: RunSetup,
+    workload: Option<Workload>,
+    workers: Vec<Worker>,
+    runner: &Runner,
+    stop: &mut StopSignal<'_>,
+) -> Result<RunResult> {
+    let mut display = open_display(args);
+    let warmup = args.load.warmup.unwrap_or_default();
+    let (_, length) = load(args, workload.clone(), setup.seed);
+    let (objective, table) = (args.objective, args.output.table);
+    let mut recording =
+        RunRecording::new(objective, length.saturating_sub(warmup), table, None, args.target.timeout);
+    let title = format!("{} from {} workers to {}", setup.load, workers.len(), setup.url);
+    let info = RunInfo { title, length, objective };
+    let (arguments, workload) = (&args.arguments[..], workload.as_ref());
+    let load = DistributedLoad { workers, arguments, runner, workload, warmup, info };
+    let run = load.measure(&mut recording, &mut display, stop).await?;
+    drop(display);
+    let DistributedRun { measurement, slowest, workers, failure } = run;
+    setup.length_seconds = measurement.length.as_secs_f64();
+    let report = RunReport::new(setup, measurement, recording, slowest, &args.threshold).with_workers(workers);
+    let failed = |failure| anyhow!("the report is partial, since the figures of a worker are missing: {failure}");
+    Ok(RunResult::Run(Box::new(report), failure.map_or(Ok(()), |failure| Err(failed(failure)))))
 }

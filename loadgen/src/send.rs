@@ -5,6 +5,7 @@
 use crate::answer::Answer;
 use crate::connection::Error;
 use crate::connection::pool::ConnectionPool;
+use crate::part::Part;
 use crate::payload::Payload;
 use crate::request_id::RequestIds;
 use crate::sample::{RequestOutcome, Sample};
@@ -65,6 +66,10 @@ pub struct SendConfig {
     pub request_ids: RequestIds,
     /// Largest number of open connections. A request that finds all connections in use waits, and is sent late.
     pub connections: usize,
+    /// The part of the load that is sent.
+    pub part: Part,
+    /// The start of the load, which may lie in the future.
+    pub start: Instant,
 }
 
 /// A load that is being sent.
@@ -82,7 +87,7 @@ pub struct RunningLoad {
 }
 
 impl RunningLoad {
-    /// Starts to send at once.
+    /// Sends the load from its start on.
     ///
     /// # Errors
     /// If the system cannot start a thread.
@@ -90,13 +95,14 @@ impl RunningLoad {
         let (sender, samples) = crossbeam_channel::bounded(MAX_WAITING_SAMPLES);
         let (stop, stopped) = watch::channel(false);
         let started = Arc::new(AtomicUsize::new(0));
-        let start = Instant::now();
+        let start = config.start;
         let client = LoadSender {
             in_flight: Semaphore::new(config.target.requests_in_flight(config.connections)),
             pool: ConnectionPool::new(config.target.destination.clone(), config.connections),
             target: config.target,
             payloads: config.payloads,
             request_ids: config.request_ids,
+            part: config.part,
             start,
             samples: sender,
             started: started.clone(),
@@ -143,6 +149,7 @@ struct LoadSender {
     target: LoadTarget,
     payloads: Arc<[Payload]>,
     request_ids: RequestIds,
+    part: Part,
     start: Instant,
     samples: Sender<Sample>,
     started: Arc<AtomicUsize>,
@@ -184,7 +191,13 @@ impl LoadSender {
                 _stop = stopped.wait_for(|stop| *stop) => {}
             },
             LoadPattern::Closed(concurrency, duration) => {
-                client.send_closed(concurrency, duration, &stopped, &in_flight)
+                let start = tokio::select! {
+                    () = tokio::time::sleep_until(client.start.into()) => true,
+                    _stop = stopped.wait_for(|stop| *stop) => false,
+                };
+                if start {
+                    client.send_closed(concurrency, duration, &stopped, &in_flight);
+                }
             }
         }
         drop(in_flight);
@@ -200,11 +213,11 @@ impl LoadSender {
         Ok(())
     }
 
-    /// Starts each request at its time of `schedule`.
+    /// Starts each request of this part at its time of `schedule`.
     async fn send_open(self: &Arc<Self>, schedule: &Schedule, in_flight: &InFlight) -> Result<()> {
         let timer = PreciseTimer::new()
             .context("create the timer for send times; raise the limit of open files (ulimit -n)")?;
-        for (index, scheduled) in schedule.times().enumerate() {
+        for (index, scheduled) in schedule.times().enumerate().filter(|(index, _)| self.part.owns(*index)) {
             timer.wait_until(self.start + scheduled).await.context("wait for the next send time")?;
             let (request, in_flight) = (DueRequest::new(self, index, scheduled), in_flight.clone());
             tokio::spawn(async move {
@@ -215,7 +228,7 @@ impl LoadSender {
         Ok(())
     }
 
-    /// Starts `concurrency` tasks, each of which sends one request after another for `duration`.
+    /// Starts this part's share of `concurrency` tasks, each of which sends one request after another for `duration`.
     fn send_closed(
         self: &Arc<Self>,
         concurrency: usize,
@@ -223,7 +236,7 @@ impl LoadSender {
         stop: &watch::Receiver<bool>,
         in_flight: &InFlight,
     ) {
-        for first in 0..concurrency {
+        for first in (0..concurrency).filter(|&first| self.part.owns(first)) {
             let (client, stop, in_flight) = (self.clone(), stop.clone(), in_flight.clone());
             tokio::spawn(async move {
                 let mut back_off = FIRST_BACK_OFF;

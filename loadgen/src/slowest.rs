@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Number of requests that are listed.
 const COUNT: usize = 10;
 
+/// Longest text of a request of a worker, in characters.
+const MAX_TEXT_CHARS: usize = 1000;
+
 /// The slowest requests so far, the slowest first.
 #[derive(Debug, Clone, Default)]
 pub struct Slowest(Vec<Sample>);
@@ -76,6 +79,23 @@ impl Slowest {
     }
 }
 
+/// The slowest of the slowest requests of all parts of a load, the slowest first. Each part may have any content, since
+/// another process sent it: texts are cut and freed of control characters, which could send commands to a terminal.
+pub fn merge(parts: impl IntoIterator<Item = Vec<SlowRequest>>) -> Vec<SlowRequest> {
+    let mut all: Vec<SlowRequest> = parts.into_iter().flat_map(|part| part.into_iter().take(COUNT)).collect();
+    all.sort_by(|a, b| b.latency_ms.total_cmp(&a.latency_ms));
+    all.truncate(COUNT);
+    for request in &mut all {
+        let texts = [&mut request.request_id, &mut request.image].into_iter();
+        for text in texts.chain(&mut request.code).chain(&mut request.replica) {
+            let replace =
+                |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+            *text = text.chars().take(MAX_TEXT_CHARS).map(replace).collect();
+        }
+    }
+    all
+}
+
 impl LatencyParts {
     fn new(sample: &Sample) -> Self {
         let send_delay = sample.send_delay.as_secs_f64() * 1e3;
@@ -99,6 +119,19 @@ mod tests {
     use crate::sample::tests::{ANSWERED, failed, sample};
     use service::wire::Timing;
     use std::time::Duration;
+
+    #[test]
+    fn the_slowest_requests_of_all_parts_are_merged() {
+        let part = |factor: u64| {
+            let mut slowest = Slowest::default();
+            (1..=20).for_each(|latency| slowest.record(&sample(0, factor * latency, failed("a"))));
+            slowest.requests(&RequestIds::numbered(1), |_| "x\u{1b}[2J.jpg")
+        };
+        let merged = merge([part(2), part(3)]);
+        let latencies: Vec<f64> = merged.iter().map(|request| request.latency_ms.round()).collect();
+        assert_eq!(latencies, [60.0, 57.0, 54.0, 51.0, 48.0, 45.0, 42.0, 40.0, 39.0, 38.0]);
+        assert_eq!(merged[0].image, "x\u{fffd}[2J.jpg");
+    }
 
     #[test]
     fn the_ten_slowest_requests_are_kept_with_the_parts_of_their_latency() {

@@ -5,6 +5,7 @@ use crate::sample::{RequestOutcome, Sample};
 use crate::send_delay::{self, SendDelays};
 use crate::summary::RunSummary;
 use crate::usage::ReplicaUsage;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,8 +15,19 @@ const MAX_CODES: usize = 100;
 /// The code under which the failures are counted whose codes are not counted separately.
 const OTHER_CODE: &str = "other";
 
+/// Largest number of requests of a tally that is added to another.
+const MAX_REQUESTS: usize = 1 << 48;
+
+/// Longest error code of a tally that is added to another, in bytes.
+const MAX_CODE_BYTES: usize = 200;
+
+/// The reason why a tally cannot be added to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Contradiction(&'static str);
+
 /// The figures of a load so far. All times count from the start of the run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     objective: Duration,
     /// The end of the run. Answers that come later do not count into the rates.
@@ -73,19 +85,73 @@ impl Tally {
                 self.answered_within_run += usize::from(is_within_run);
                 self.good_within_run += usize::from(is_within_run && sample.is_good(self.objective));
             }
-            RequestOutcome::Failed { .. } | RequestOutcome::Unfinished => self.count_error(&sample.outcome),
+            RequestOutcome::Failed { .. } | RequestOutcome::Unfinished => {
+                let code = sample.outcome.code().expect("only requests without an answer have errors");
+                self.count_errors(code, 1);
+            }
         }
     }
 
-    fn count_error(&mut self, outcome: &RequestOutcome) {
-        let code = outcome.code().expect("only requests without an answer have errors");
+    fn count_errors(&mut self, code: &str, number: usize) {
         if let Some(count) = self.errors.get_mut(code) {
-            *count += 1;
+            *count += number;
         } else if self.errors.len() < MAX_CODES {
-            self.errors.insert(code.to_owned(), 1);
+            self.errors.insert(code.to_owned(), number);
         } else {
-            *self.errors.entry(OTHER_CODE.to_owned()).or_insert(0) += 1;
+            *self.errors.entry(OTHER_CODE.to_owned()).or_insert(0) += number;
         }
+    }
+
+    /// Adds the figures of `part`, another part of the same load. The sum of all parts is the tally of the load. The
+    /// end of the run stays unchanged.
+    ///
+    /// # Errors
+    /// If `part` has another objective, or its figures contradict each other. Nothing is added then.
+    pub fn add(&mut self, part: &Self) -> Result<(), Contradiction> {
+        part.check(self.objective)?;
+        self.offered += part.offered;
+        self.within_objective += part.within_objective;
+        self.labelled += part.labelled;
+        self.right += part.right;
+        self.answered_within_run += part.answered_within_run;
+        self.good_within_run += part.good_within_run;
+        for (code, &number) in &part.errors {
+            self.count_errors(code, number);
+        }
+        self.latencies.add(&part.latencies);
+        self.send_delays.add(&part.send_delays);
+        self.late_sends += part.late_sends;
+        self.sent_bytes += part.sent_bytes;
+        self.received_bytes += part.received_bytes;
+        Ok(())
+    }
+
+    /// Checks the figures, which may come from another process.
+    fn check(&self, objective: Duration) -> Result<(), Contradiction> {
+        let ensure = |holds: bool, message| if holds { Ok(()) } else { Err(Contradiction(message)) };
+        ensure(self.objective == objective, "its objective is another")?;
+        ensure(self.offered <= MAX_REQUESTS, "it has more requests than any load")?;
+        let codes = self.errors.keys();
+        let is_code = |code: &String| code.len() <= MAX_CODE_BYTES && !code.contains(char::is_control);
+        ensure(codes.len() <= MAX_CODES + 1 && codes.into_iter().all(is_code), "its error codes are no error codes")?;
+        let failed = self.errors.values().try_fold(0_usize, |sum, &number| sum.checked_add(number));
+        let answered = failed.and_then(|failed| self.offered.checked_sub(failed));
+        let answered = answered.ok_or(Contradiction("it has more errors than requests"))?;
+        let parts_hold = self.latencies.count() == answered as u64
+            && self.send_delays.count() == self.offered as u64
+            && self.within_objective <= answered
+            && self.labelled <= answered
+            && self.right <= self.labelled
+            && self.answered_within_run <= answered
+            && self.good_within_run <= self.answered_within_run
+            && self.late_sends <= self.offered
+            && self.sent_bytes.max(self.received_bytes) <= self.offered as u64 * u64::from(u32::MAX);
+        ensure(parts_hold, "its counts contradict each other")
+    }
+
+    /// Number of requests that have ended.
+    pub fn offered(&self) -> usize {
+        self.offered
     }
 
     /// Moves the end of the run to `end`, at which the user stopped it. Later answers do not count into the rates.
@@ -142,6 +208,7 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::sample::tests::{ANSWERED, failed, sample};
+    use proptest::prelude::*;
 
     const OBJECTIVE: Duration = Duration::from_millis(500);
 
@@ -195,6 +262,65 @@ mod tests {
         assert!(summary.latency_ms.is_some_and(|latency| latency.p99 < 101.0));
         assert!(offered.p95.is_some_and(|p95| p95 < 101.0));
         assert_eq!((offered.p99, offered.p999, offered.max), (None, None, None));
+    }
+
+    /// Some requests of all outcomes.
+    fn samples() -> impl Strategy<Value = Vec<Sample>> {
+        let outcome = prop_oneof![
+            Just(ANSWERED),
+            Just(RequestOutcome::Answered { right: Some(true) }),
+            Just(RequestOutcome::Answered { right: Some(false) }),
+            Just(RequestOutcome::Unfinished),
+            (0..5_u8).prop_map(|code| RequestOutcome::Failed { code: format!("code_{code}").into() }),
+        ];
+        let one = (0..9000_u64, 0..3000_u64, 0..20_u64, outcome).prop_map(|(at, latency, delay, outcome)| Sample {
+            send_delay: Duration::from_millis(delay),
+            ..sample(at, latency, outcome)
+        });
+        prop::collection::vec(one, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn parts_that_were_sent_as_json_add_up_to_the_whole(all in samples(), count in 1..5_usize) {
+            let end = Duration::from_secs(8);
+            let whole = tally(&all, end);
+            let mut sum = tally(&[], end);
+            for part in 0..count {
+                let own: Vec<Sample> = all.iter().skip(part).step_by(count).cloned().collect();
+                let sent = serde_json::to_string(&tally(&own, end)).expect("JSON");
+                let received: Tally = serde_json::from_str(&sent).expect("a tally");
+                sum.add(&received).expect("consistent");
+            }
+            prop_assert_eq!(sum.summary(None), whole.summary(None));
+            prop_assert_eq!(sum.send_delays(), whole.send_delays());
+            prop_assert_eq!(sum.latencies().encoded(), whole.latencies().encoded());
+        }
+    }
+
+    #[test]
+    fn a_tally_whose_figures_contradict_each_other_is_not_added() {
+        let good = tally(&[sample(0, 10, ANSWERED), sample(0, 1, failed("x"))], Duration::from_secs(1));
+        let bad: [fn(&mut Tally); 9] = [
+            |tally| tally.objective = Duration::from_secs(9),
+            |tally| tally.offered = usize::MAX,
+            |tally| tally.offered = 3,
+            |tally| drop(tally.errors.insert("y".into(), usize::MAX)),
+            |tally| drop(tally.errors.insert("\u{1b}[2J".into(), 0)),
+            |tally| tally.errors.extend((0..200).map(|code| (code.to_string(), 0))),
+            |tally| tally.right = 1,
+            |tally| tally.late_sends = 3,
+            |tally| tally.sent_bytes = u64::MAX,
+        ];
+        let mut sum = tally(&[], Duration::from_secs(1));
+        for (index, change) in bad.into_iter().enumerate() {
+            let mut changed = good.clone();
+            change(&mut changed);
+            assert!(sum.add(&changed).is_err(), "{index}");
+        }
+        assert_eq!(sum.offered(), 0);
+        assert_eq!(sum.add(&good), Ok(()));
+        assert_eq!(sum.offered(), 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::latencies::Latencies;
 use crate::sample::Sample;
 use crate::summary::IntervalSummary;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -22,17 +23,49 @@ pub struct Timeline {
     open: VecDeque<OpenInterval>,
 }
 
+/// The figures of one second of a part of a load.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecondFigures {
+    /// The second, counted from 0 at the start of the run.
+    pub second: usize,
+    /// Requests of the part that were scheduled in the second.
+    pub offered: usize,
+    /// Of these, the requests that were answered within the objective.
+    pub within_objective: usize,
+    /// Of these, the requests that failed.
+    pub failed: usize,
+    /// The latencies of the answered requests.
+    pub latencies: Latencies,
+}
+
+impl SecondFigures {
+    /// Whether the counts agree with each other, and the second belongs to a run of `length`.
+    pub fn is_consistent(&self, length: Duration) -> bool {
+        let answered = self.offered.checked_sub(self.failed);
+        answered.is_some_and(|answered| answered as u64 == self.latencies.count() && self.within_objective <= answered)
+            && self.offered < 1 << 48
+            && (self.second as u64) < length.as_secs() + 1
+    }
+}
+
 /// The latencies of the answered requests of an interval.
 #[derive(Debug, Clone)]
-enum OpenInterval {
+pub(crate) enum OpenInterval {
     /// Each latency.
     Single(Vec<Duration>),
     /// A histogram of more than [`MAX_SINGLE`] latencies.
     Histogram(Box<Latencies>),
 }
 
+impl Default for OpenInterval {
+    fn default() -> Self {
+        Self::Single(Vec::new())
+    }
+}
+
 impl OpenInterval {
-    fn record(&mut self, latency: Duration) {
+    /// Adds a latency.
+    pub(crate) fn record(&mut self, latency: Duration) {
         match self {
             Self::Single(latencies) if latencies.len() < MAX_SINGLE => latencies.push(latency),
             Self::Single(latencies) => {
@@ -44,7 +77,24 @@ impl OpenInterval {
         }
     }
 
-    fn into_latencies(self) -> Latencies {
+    /// Adds all latencies of a histogram.
+    fn add(&mut self, more: &Latencies) {
+        match self {
+            Self::Single(latencies) if latencies.len() as u64 + more.count() <= MAX_SINGLE as u64 => {
+                let each = more.counts().flat_map(|(latency, count)| std::iter::repeat_n(latency, count as usize));
+                latencies.extend(each);
+            }
+            Self::Single(latencies) => {
+                let mut histogram: Latencies = latencies.drain(..).collect();
+                histogram.add(more);
+                *self = Self::Histogram(Box::new(histogram));
+            }
+            Self::Histogram(histogram) => histogram.add(more),
+        }
+    }
+
+    /// All latencies as a histogram.
+    pub(crate) fn into_latencies(self) -> Latencies {
         match self {
             Self::Single(latencies) => latencies.into_iter().collect(),
             Self::Histogram(histogram) => *histogram,
@@ -65,20 +115,43 @@ impl Timeline {
     /// Counts a request that has ended into the interval of its scheduled send time. If that interval is closed, its
     /// percentiles leave the request out.
     pub fn record(&mut self, sample: &Sample) {
-        let index = sample.scheduled.as_secs() as usize / self.step;
-        while self.rows.len() <= index {
-            self.open_next();
-        }
+        let index = self.index(sample.scheduled.as_secs() as usize);
         let row = &mut self.rows[index];
         row.offered += 1;
         row.within_objective += usize::from(sample.is_within(self.objective));
         row.failed += usize::from(!sample.is_answered());
-        let first_open = self.rows.len() - self.open.len();
         if sample.is_answered()
-            && let Some(open) = index.checked_sub(first_open)
+            && let Some(open) = self.open_at(index)
         {
-            self.open[open].record(sample.latency);
+            open.record(sample.latency);
         }
+    }
+
+    /// Adds the figures of a second of a part of the load. The sum of all parts has the figures of the load.
+    pub fn add(&mut self, part: &SecondFigures) {
+        let index = self.index(part.second);
+        let row = &mut self.rows[index];
+        row.offered += part.offered;
+        row.within_objective += part.within_objective;
+        row.failed += part.failed;
+        if let Some(open) = self.open_at(index) {
+            open.add(&part.latencies);
+        }
+    }
+
+    /// The index of the interval of a second, which exists then.
+    fn index(&mut self, second: usize) -> usize {
+        let index = second / self.step;
+        while self.rows.len() <= index {
+            self.open_next();
+        }
+        index
+    }
+
+    /// The latencies of an interval; `None` if it is closed.
+    fn open_at(&mut self, index: usize) -> Option<&mut OpenInterval> {
+        let first_open = self.rows.len() - self.open.len();
+        self.open.get_mut(index.checked_sub(first_open)?)
     }
 
     /// Closes the intervals that end at or before `time`: computes their percentiles, and forgets their latencies.
@@ -110,7 +183,7 @@ impl Timeline {
     fn open_next(&mut self) {
         let second = self.rows.len() * self.step;
         self.rows.push(IntervalSummary { second, seconds: self.step, ..IntervalSummary::default() });
-        self.open.push_back(OpenInterval::Single(Vec::new()));
+        self.open.push_back(OpenInterval::default());
     }
 }
 
@@ -118,6 +191,8 @@ impl Timeline {
 mod tests {
     use super::*;
     use crate::sample::tests::{ANSWERED, failed, sample};
+    use crate::workers::part_seconds::PartSeconds;
+    use proptest::prelude::*;
 
     fn timeline(step: usize, samples: &[Sample]) -> Timeline {
         let mut timeline = Timeline::new(Duration::from_millis(500), step);
@@ -158,6 +233,52 @@ mod tests {
         let slowest = |second: usize| rows[second].latency_ms.map(|latency| latency.max.round());
         assert_eq!((slowest(0), slowest(1), slowest(61)), (Some(50.0), Some(70.0), Some(80.0)));
         assert_eq!((rows[1].offered, rows[1].within_objective), (2, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn the_intervals_of_parts_add_up_to_those_of_the_whole(
+            all in prop::collection::vec((0..6000_u64, 0..3000_u64, any::<bool>()), 0..300),
+            count in 1..5_usize,
+            step in 1..4_usize,
+        ) {
+            let outcome = |answered: bool| if answered { ANSWERED } else { failed("x") };
+            let all: Vec<Sample> =
+                all.into_iter().map(|(at, latency, answered)| sample(at, latency, outcome(answered))).collect();
+            let mut sum = intervals(step, &[]);
+            for part in 0..count {
+                let mut seconds = PartSeconds::new(Duration::from_millis(500));
+                all.iter().skip(part).step_by(count).for_each(|sample| seconds.record(sample));
+                while let Some(second) = seconds.take_before(Duration::MAX) {
+                    let sent = serde_json::to_string(&second).expect("JSON");
+                    let received: SecondFigures = serde_json::from_str(&sent).expect("figures");
+                    prop_assert!(received.is_consistent(Duration::from_secs(6)));
+                    sum.add(&received);
+                }
+            }
+            let length = Duration::from_secs(6);
+            prop_assert_eq!(sum.finish(length), intervals(step, &all).finish(length));
+        }
+    }
+
+    #[test]
+    fn figures_of_a_second_that_contradict_each_other_are_noticed() {
+        let good = SecondFigures {
+            second: 5,
+            offered: 3,
+            within_objective: 1,
+            failed: 1,
+            latencies: [10, 900].map(Duration::from_millis).into_iter().collect(),
+        };
+        let length = Duration::from_secs(6);
+        assert!(good.is_consistent(length));
+        let bad = [
+            SecondFigures { second: usize::MAX, ..good.clone() },
+            SecondFigures { offered: 4, ..good.clone() },
+            SecondFigures { failed: 4, ..good.clone() },
+            SecondFigures { within_objective: 3, ..good.clone() },
+        ];
+        assert!(bad.iter().all(|figures| !figures.is_consistent(length)));
     }
 
     #[test]

@@ -15,12 +15,13 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Files with tests that measure whether loadgen sends on time. They run one at a time: beside others, loadgen would
 /// rightly find its machine too slow, and such a test would fail.
-const ALONE: [&str; 5] = [
+const ALONE: [&str; 6] = [
     "loadgen/tests/program.rs",
     "loadgen/tests/schedule.rs",
     "loadgen/tests/https.rs",
     "loadgen/tests/http2.rs",
     "loadgen/tests/kinds.rs",
+    "loadgen/tests/workers.rs",
 ];
 
 /// The files with the longest of the other tests, longest first. They start first, so that none runs alone at the end.

@@ -93,7 +93,7 @@ fn add_offered_percentiles(report: &mut RunReport) {
     let summary = &mut report.summary;
     if summary.answered > 0
         && summary.offered_latency_ms == OfferedPercentiles::default()
-        && let Some(latencies) = Latencies::decoded(&report.histogram)
+        && let Ok(latencies) = Latencies::decoded(&report.histogram)
     {
         summary.offered_latency_ms = latencies.percentiles_of_offered(summary.offered);
     }

@@ -131,6 +131,11 @@ impl Args {
         }
     }
 
+    /// Whether a connection to the server needs a file that a flag names.
+    pub fn has_files(&self) -> bool {
+        [&self.bearer_token_file, &self.ca, &self.client_cert, &self.client_key].into_iter().any(Option::is_some)
+    }
+
     /// How answers are read and judged.
     pub fn answers(&self) -> AnswerReader {
         AnswerReader { kind: self.target_kind, expected: self.expect_json.clone() }

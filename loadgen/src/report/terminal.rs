@@ -10,6 +10,7 @@ use crate::send_delay::SendDelays;
 use crate::slowest::SlowRequest;
 use crate::summary::RunSummary;
 use crate::usage::ReplicaUsage;
+use crate::workers::report as workers;
 
 /// The figures of a whole run, one subject on each line.
 pub fn summary(report: &RunReport) -> String {
@@ -39,6 +40,7 @@ pub fn summary(report: &RunReport) -> String {
         lines.push(format!("images      {} files could not be read and were skipped", setup.skipped_images));
     }
     lines.extend(slowest_lines(&report.slowest));
+    lines.extend(workers::lines(&report.workers, report.send_delays.late_after_ms));
     lines.extend(send_delay_line(&report.send_delays, setup.connection_limit));
     lines.extend(report.thresholds.iter().map(|result| format!("threshold   {result}")));
     lines.join("\n")

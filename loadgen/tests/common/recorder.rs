@@ -15,23 +15,29 @@ use std::time::{Duration, Instant};
 /// A stall of the server: the time after the first request at which it begins, and its length.
 pub type ServerStall = (Duration, Duration);
 
-/// The arrival times of all POSTs. Clones share them.
+/// The arrival times and the request ids of all POSTs. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct RecordedArrivals(Arc<Mutex<Vec<Instant>>>);
+pub struct RecordedArrivals(Arc<Mutex<Vec<(Instant, String)>>>);
 
 impl RecordedArrivals {
-    /// Records an arrival now. Returns the time of the first arrival.
-    fn record(&self) -> Instant {
+    /// Records an arrival now, with its request id. Returns the time of the first arrival.
+    fn record(&self, id: String) -> Instant {
         let now = Instant::now();
         let mut arrivals = self.0.lock().expect("no task panics while it holds the arrivals");
-        arrivals.push(now);
-        arrivals[0]
+        arrivals.push((now, id));
+        arrivals[0].0
     }
 
     /// The time from the first arrival to each arrival, in order.
     pub fn times(&self) -> Vec<Duration> {
         let arrivals = self.0.lock().expect("no task panics while it holds the arrivals");
-        arrivals.iter().map(|arrival| *arrival - arrivals[0]).collect()
+        arrivals.iter().map(|(arrival, _)| *arrival - arrivals[0].0).collect()
+    }
+
+    /// The request id of each arrival, in order.
+    pub fn ids(&self) -> Vec<String> {
+        let arrivals = self.0.lock().expect("no task panics while it holds the arrivals");
+        arrivals.iter().map(|(_, id)| id.clone()).collect()
     }
 }
 
@@ -58,7 +64,8 @@ pub fn serve(
             let service = service_fn(move |request: Request<Incoming>| {
                 // loadgen also sends GET requests, to read metrics. They are not a part of the load.
                 if request.method() == Method::POST {
-                    let first = arrivals.record();
+                    let id = request.headers().get("x-request-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
+                    let first = arrivals.record(id.unwrap_or_default().into_owned());
                     stall_if_due(&stall, first);
                 }
                 async move { Ok::<_, Infallible>(answer(request).await) }
