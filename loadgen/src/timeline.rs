@@ -245,7 +245,7 @@ mod tests {
             let outcome = |answered: bool| if answered { ANSWERED } else { failed("x") };
             let all: Vec<Sample> =
                 all.into_iter().map(|(at, latency, answered)| sample(at, latency, outcome(answered))).collect();
-            let mut sum = intervals(step, &[]);
+            let mut sum = timeline(step, &[]);
             for part in 0..count {
                 let mut seconds = PartSeconds::new(Duration::from_millis(500));
                 all.iter().skip(part).step_by(count).for_each(|sample| seconds.record(sample));
@@ -257,7 +257,7 @@ mod tests {
                 }
             }
             let length = Duration::from_secs(6);
-            prop_assert_eq!(sum.finish(length), intervals(step, &all).finish(length));
+            prop_assert_eq!(sum.finish(length), timeline(step, &all).finish(length));
         }
     }
 

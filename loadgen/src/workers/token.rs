@@ -75,7 +75,7 @@ mod tests {
     fn a_file_without_a_token_is_named() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("token");
-        let mut error = |content: &[u8]| {
+        let error = |content: &[u8]| {
             std::fs::write(&file, content).expect("written");
             Token::read(&file).err().map(|error| format!("{error:#}")).expect("refused")
         };
