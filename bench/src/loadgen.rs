@@ -231,7 +231,7 @@ fn memory(options: &Options, folder: &Path) -> Result<Value> {
         .arg(format!("--json={}", report.display()))
         .spawn()
         .context("start loadgen")?;
-    let progress = progress::bar("sending", u64::from(options.memory_seconds));
+    let progress = progress::bar(u64::from(options.memory_seconds), "sending");
     let mut bytes = Vec::new();
     let status = loop {
         if let Some(status) = loadgen.try_wait().context("wait for loadgen")? {

@@ -272,17 +272,17 @@ mod tests {
         for text in ["", "AAAA", "no base64", "AAAAAAAAAAAAAAAA"] {
             assert_eq!(Latencies::decoded(text).err(), Some(Malformed), "{text}");
         }
-        let bad: [&dyn Fn(&mut Vec<u8>); 6] = [
-            &|plain| plain.truncate(30),
-            &|plain| plain.truncate(50),
+        let bad: [fn(&mut Vec<u8>); 6] = [
+            |plain| plain.truncate(30),
+            |plain| plain.truncate(50),
             // The lengths of the counts, the digits, and the range.
-            &|plain| plain[4] = 0xff,
-            &|plain| plain[15] = 5,
-            &|plain| plain[24] = 0x7f,
-            &|plain| plain.resize(20 << 20, 0),
+            |plain| plain[4] = 0xff,
+            |plain| plain[15] = 5,
+            |plain| plain[24] = 0x7f,
+            |plain| plain.resize(20 << 20, 0),
         ];
         for (index, change) in bad.into_iter().enumerate() {
-            assert_eq!(Latencies::decoded(&encode(change)).err(), Some(Malformed), "{index}");
+            assert_eq!(Latencies::decoded(&encode(&change)).err(), Some(Malformed), "{index}");
         }
     }
 
