@@ -111,7 +111,8 @@ fn errors_give_the_line_and_the_column() {
     let missing = |error: &Reason| matches!(error, Reason::Missing { .. });
     let width = |error: &Reason| matches!(error, Reason::Width { .. });
     let after = |error: &Reason| matches!(error, Reason::AfterList { .. });
-    let rows: [(&str, usize, usize, fn(&Reason) -> bool); 30] = [
+    type Case = (&'static str, usize, usize, fn(&Reason) -> bool);
+    let rows: [Case; 30] = [
         ("5 x", 1, 3, number),
         ("5\n6 -7", 2, 3, number),
         ("5 1000001", 1, 3, number),
