@@ -63,7 +63,9 @@ impl Columns {
         let names: Vec<&str> = cells(header, delimiter).collect();
         let position = |known: &[&str]| names.iter().position(|name| is_one_of(name, known));
         let (time, per_second, count) = (position(&TIMES), position(&RATES), position(&COUNTS));
-        let rate = per_second.or(count).ok_or_else(|| line.error(header, |_| Reason::NoRates))?;
+        // Beside a single column of times, any other column has the rates: some programs name it after what they count.
+        let other = time.filter(|_| names.len() == 2).map(|time| 1 - time);
+        let rate = per_second.or(count).or(other).ok_or_else(|| line.error(header, |_| Reason::NoRates))?;
         if time.is_none() && names.len() > 1 {
             return Err(line.error(header, |_| Reason::NoTimes));
         }

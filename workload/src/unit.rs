@@ -28,7 +28,8 @@ impl Unit {
 
     /// The number of requests that `word` is; `None` if it is none, or larger than [`Unit::max`].
     pub(crate) fn parse(self, word: &str) -> Option<f64> {
-        let number: f64 = word.parse().ok()?;
+        // Most numbers are whole, and a whole number is parsed several times faster.
+        let number = word.parse::<u32>().map(f64::from).or_else(|_| word.parse::<f64>()).ok()?;
         ((0.0..=self.max()).contains(&number) && number.is_sign_positive()).then_some(number)
     }
 

@@ -61,6 +61,7 @@ fn a_rate_in_a_table_holds_until_the_time_of_the_next_row() {
         "2026-01-31T12:00:00Z,5\n2026-01-31T12:00:01Z,6\n2026-01-31T12:00:03Z,8",
         "time,qps\n2026-01-31 12:59:59,5\n2026-01-31 13:00,6\n2026-01-31 13:00:02,8",
         "requests\n5\n6\n6\n8",
+        "\"Time\",\"requests of a\"\n\"2026-01-31 12:00:00\",5\n\"2026-01-31 12:00:01\",6\n\"2026-01-31 12:00:03\",8",
     ] {
         check(text, FormatChoice::Auto, &[5.0, 6.0, 6.0, 8.0], "CSV with rates per second");
     }
@@ -110,8 +111,8 @@ fn errors_give_the_line_and_the_column() {
     let missing = |error: &Reason| matches!(error, Reason::Missing { .. });
     let width = |error: &Reason| matches!(error, Reason::Width { .. });
     let after = |error: &Reason| matches!(error, Reason::AfterList { .. });
-    type IsExpected = fn(&Reason) -> bool;
-    let rows: [(&str, usize, usize, IsExpected); 30] = [
+    type Case = (&'static str, usize, usize, fn(&Reason) -> bool);
+    let rows: [Case; 30] = [
         ("5 x", 1, 3, number),
         ("5\n6 -7", 2, 3, number),
         ("5 1000001", 1, 3, number),
@@ -136,7 +137,7 @@ fn errors_give_the_line_and_the_column() {
         ("second,rate\n0,5\n1", 3, 1, width),
         ("second,rate\n0,1000001", 2, 3, number),
         ("second;rate\n0;1,5", 2, 3, number),
-        ("second,load average\n0,5", 1, 1, |error| *error == Reason::NoRates),
+        ("second,load average,x\n0,5,1", 1, 1, |error| *error == Reason::NoRates),
         ("x,rate\n0,5", 1, 1, |error| *error == Reason::NoTimes),
         ("second,rate\n0,5\n2026-01-31T12:00:00Z,6", 3, 1, time),
         ("minute,count\n0,60000001", 2, 3, number),
