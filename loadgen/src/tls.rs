@@ -7,9 +7,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
     self, AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -45,10 +49,15 @@ impl TlsSettings {
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("choose the versions of TLS")?;
-        let builder = if self.is_insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(algorithms)))
-        } else {
-            builder.with_root_certificates(self.roots()?)
+        let builder = match &self.authorities {
+            _ if self.is_insecure => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(algorithms)))
+            }
+            Some(path) => {
+                let verifier = AcceptGivenCertificates::new(path, builder.crypto_provider().clone())?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+            None => builder.with_root_certificates(system_authorities()?),
         };
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
@@ -69,28 +78,20 @@ impl TlsSettings {
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(config)
     }
+}
 
-    /// The authorities of `--ca`, or else those of the system.
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        if let Some(path) = &self.authorities {
-            for certificate in certificates(path, "--ca")? {
-                roots
-                    .add(certificate)
-                    .with_context(|| format!("--ca ({}): a certificate is not one of an authority", path.display()))?;
-            }
-            return Ok(roots);
-        }
-        let found = rustls_native_certs::load_native_certs();
-        let (added, _ignored) = roots.add_parsable_certificates(found.certs);
-        ensure!(
-            added > 0,
-            "this system has no list of trusted authorities{}; name one with --ca FILE, or accept any certificate with \
-             --insecure",
-            found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default()
-        );
-        Ok(roots)
-    }
+/// The authorities that the system trusts.
+fn system_authorities() -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _ignored) = roots.add_parsable_certificates(found.certs);
+    ensure!(
+        added > 0,
+        "this system has no list of trusted authorities{}; name one with --ca FILE, or accept any certificate with \
+         --insecure",
+        found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default()
+    );
+    Ok(roots)
 }
 
 /// The certificates of a PEM file that `flag` names, at least one.
@@ -161,6 +162,72 @@ pub fn explain(error: &io::Error) -> String {
              --client-cert and --client-key"
         ),
         _ => format!("the TLS handshake failed: {tls}"),
+    }
+}
+
+/// Accepts certificates that an authority of `--ca` has issued, and a certificate that is itself in the file. A server's
+/// own certificate as `openssl req -x509` makes it says that it is one of an authority, which rustls refuses in a server.
+#[derive(Debug)]
+struct AcceptGivenCertificates {
+    verifier: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl AcceptGivenCertificates {
+    fn new(path: &Path, provider: Arc<CryptoProvider>) -> Result<Self> {
+        let given = certificates(path, "--ca")?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &given {
+            roots
+                .add(certificate.clone())
+                .with_context(|| format!("--ca ({}): a certificate cannot be read", path.display()))?;
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        Ok(Self { verifier: verifier.with_context(|| format!("--ca ({})", path.display()))?, given })
+    }
+}
+
+impl ServerCertVerifier for AcceptGivenCertificates {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.verifier.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
+            // An expired certificate has another error.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.given.iter().any(|given| given == certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
     }
 }
 

@@ -65,6 +65,20 @@ fn a_trusted_server_answers_and_learns_its_name() {
 }
 
 #[test]
+fn a_server_may_have_the_very_certificate_of_the_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (identity, other) = (Identity::authority(), Identity::authority());
+    let ca = flag("ca", &write(&folder, "ca.pem", &identity.certificate));
+    let (address, _) = https(identity.server(None, &[]));
+    check_all_answered(&run(&[&LOAD[..], &[&format!("--url=https://{address}/predict"), &ca]].concat()));
+    let name = format!("--url=https://other.example:{}/", address.port());
+    let resolve = format!("--resolve=other.example:{}:127.0.0.1", address.port());
+    assert!(refused(&[&name, &resolve, &ca]).contains("another name"), "the name is checked");
+    let (address, _) = https(other.server(None, &[]));
+    assert!(refused(&[&format!("--url=https://{address}/predict"), &ca]).contains("--insecure"), "another certificate");
+}
+
+#[test]
 fn resolve_sends_the_name_of_the_url_to_another_address() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let identity = Identity::of(&["model.example"]);

@@ -232,6 +232,16 @@ impl Identity {
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
+    /// As `new`, with a certificate that is one of an authority, too.
+    pub fn authority() -> Self {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut parameters = rcgen::CertificateParams::new(names).expect("the names are valid");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key can be generated");
+        let certificate = parameters.self_signed(&key).expect("a certificate can be generated");
+        Self { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     /// The settings of a server with this certificate. If `clients` is given, it requires that certificate of clients.
     pub fn server(&self, clients: Option<&Self>, protocols: &[&str]) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());
