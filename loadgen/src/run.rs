@@ -43,8 +43,8 @@ pub enum RunResult {
     Capacity(Box<CapacityReport>),
 }
 
-/// Makes the runs with these seeds, or the search, that the flags choose. Ends it early, with a partial result, when `stop` resolves. Deletes
-/// the results of earlier runs in `files` once the flags are known to be good.
+/// Makes the runs with these seeds, or the search, that the flags choose. Ends it early, with a partial result, when
+/// `stop` resolves. Deletes the results of earlier runs in `files` once the flags are known to be good.
 ///
 /// # Errors
 /// If a flag is out of range, a file cannot be read or created, there are no images, or no server listens at the URL.
@@ -181,8 +181,8 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// Measures a run with each of the seeds, one after another, and writes its log to the file beside the seed. A run begins when all requests of the one before it have
-/// ended. Ends after the run that the user stopped.
+/// Measures a run with each of the seeds, one after another, and writes its log to the file beside the seed. A run begins
+/// when all requests of the one before it have ended. Ends after the run that the user stopped.
 async fn measure_series(
     args: &RunArgs,
     runs: impl Iterator<Item = (u64, Option<OutputFile>)>,
