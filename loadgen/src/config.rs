@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Sends images to a server as a workload says, and reports the answers.
@@ -166,6 +166,20 @@ impl RunArgs {
             format!("--seed ({first}) is too large for --runs ({runs}): each run needs the next seed; lower --seed")
         })?;
         Ok((first..=last).collect())
+    }
+
+    /// The files that the flags name for reading, each with its flag. No result may overwrite them.
+    pub fn inputs(&self) -> Vec<(&'static str, &Path)> {
+        let target = &self.target;
+        let inputs = [
+            ("--workload", &self.load.workload),
+            ("--body-template", &target.body_template),
+            ("--bearer-token-file", &target.bearer_token_file),
+            ("--ca", &target.ca),
+            ("--client-cert", &target.client_cert),
+            ("--client-key", &target.client_key),
+        ];
+        inputs.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect()
     }
 }
 

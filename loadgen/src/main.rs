@@ -64,7 +64,7 @@ fn worker(args: &WorkerArgs) -> Result<ExitCode> {
 /// Executes `loadgen run`: makes the run or the search, writes its files and prints its summary.
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let seeds = args.seeds()?;
-    let mut files = args.output.open_files(&seeds, args.load.workload.as_deref().map(|path| ("--workload", path)))?;
+    let mut files = args.output.open_files(&seeds, &args.inputs())?;
     // One thread is enough here: requests are sent from another thread.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

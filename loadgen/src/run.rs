@@ -110,7 +110,7 @@ async fn exporter(args: &RunArgs) -> Result<Option<Exporter>> {
     let exporter = Exporter::new(args.objective, args.target.timeout, send_delay::late_after(args.objective));
     let bound = exporter.listen(address).await?;
     if !args.output.quiet {
-        eprintln!("metrics     http://{bound}/metrics");
+        let _closed = writeln!(std::io::stderr(), "metrics     http://{bound}/metrics");
     }
     Ok(Some(exporter))
 }

@@ -84,6 +84,11 @@ fn files_that_cannot_be_written_are_named_before_any_request() {
             assert!(error.contains(words) && error.contains(flag), "{flags:?}: {error}");
         }
     }
+    std::fs::write(path("token"), "secret").expect("written");
+    let overwriting = run(&["--bearer-token-file", &path("token"), "--json", &path("token")]);
+    assert_eq!(overwriting.status.code(), Some(1));
+    assert!(stderr(&overwriting).contains("--bearer-token-file and --json both name"), "{overwriting:?}");
+    assert_eq!(std::fs::read_to_string(path("token")).expect("kept"), "secret");
     let twice = run(&["--json=-", "--junit=-"]);
     assert_eq!((twice.status.code(), stdout(&twice)), (Some(1), String::new()));
     assert!(stderr(&twice).contains("--json and --junit both name standard output"), "{twice:?}");

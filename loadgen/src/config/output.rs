@@ -67,17 +67,14 @@ pub struct RunFiles {
 impl Args {
     /// Opens every file that the flags name for runs with these seeds, so that a missing folder is noticed before the run
     /// and not after it. The contents of files that exist stay. With several seeds, the names of files that belong to one
-    /// run have its seed. `input` is the flag and the file that the run reads, if there is one.
+    /// run have its seed. `inputs` are the flags and the files that the run reads.
     ///
     /// # Errors
     /// If a file cannot be written, or if two flags or two runs name the same file; the message names them.
-    pub fn open_files(&self, seeds: &[u64], input: Option<(&'static str, &Path)>) -> Result<OutputFiles> {
-        let mut taken = Vec::new();
-        if let Some((flag, path)) = input
-            && let Some(id) = std::fs::metadata(path).ok().as_ref().and_then(file_id)
-        {
-            taken.push((flag, id));
-        }
+    pub fn open_files(&self, seeds: &[u64], inputs: &[(&'static str, &Path)]) -> Result<OutputFiles> {
+        // A missing input is reported when it is read.
+        let id = |path: &Path| std::fs::metadata(path).ok().as_ref().and_then(file_id);
+        let mut taken: Vec<_> = inputs.iter().filter_map(|&(flag, path)| Some((flag, id(path)?))).collect();
         let mut open = |flag, path: &Option<PathBuf>, seed: Option<u64>| {
             let open = |path: &PathBuf| {
                 let path = seed.map_or_else(|| path.clone(), |seed| with_seed(path, seed));
@@ -139,9 +136,11 @@ impl OutputFiles {
     }
 }
 
-/// The path with `-seed-SEED` before its extension. `.csv.gz` counts as one extension. Standard output stays.
+/// The path with `-seed-SEED` before its extension. `.csv.gz` counts as one extension. Standard output, devices and pipes
+/// stay.
 fn with_seed(path: &Path, seed: u64) -> PathBuf {
-    if path.as_os_str() == STDOUT {
+    let is_special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+    if is_special || path.as_os_str() == STDOUT {
         return path.to_owned();
     }
     let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
@@ -166,11 +165,11 @@ mod tests {
         output: Args,
     }
 
-    fn open(flags: &[&str], input: Option<(&'static str, &Path)>) -> Result<OutputFiles> {
+    fn open(flags: &[&str], inputs: &[(&'static str, &Path)]) -> Result<OutputFiles> {
         Line::try_parse_from([&["loadgen"], flags].concat())
             .expect("the flags are valid")
             .output
-            .open_files(&[1], input)
+            .open_files(&[1], inputs)
     }
 
     #[test]
@@ -179,17 +178,18 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("a"), "5 5\n").expect("writable");
         std::fs::hard_link(path("a"), path("b")).expect("writable");
-        let error = |flags: &[&str], input| open(flags, input).expect_err("refused").to_string();
-        let same = error(&["--json", &path("a"), "--csv", &path("b")], None);
+        let error =
+            |flags: &[&str], inputs: &[(&'static str, &Path)]| open(flags, inputs).expect_err("refused").to_string();
+        let same = error(&["--json", &path("a"), "--csv", &path("b")], &[]);
         assert!(same.contains("--json and --csv both name") && same.contains(&path("b")), "{same}");
-        assert!(error(&["--markdown=-", "--json=-"], None).contains("--json and --markdown both name standard output"));
+        assert!(error(&["--markdown=-", "--json=-"], &[]).contains("--json and --markdown both name standard output"));
         let workload = path("a");
-        let overwritten = error(&["--html", &path("b")], Some(("--workload", Path::new(&workload))));
+        let overwritten = error(&["--html", &path("b")], &[("--workload", Path::new(&workload))]);
         assert!(overwritten.contains("--workload and --html both name"), "{overwritten}");
         assert_eq!(std::fs::read_to_string(path("a")).expect("readable"), "5 5\n");
-        let files = open(&["--json=/dev/null", "--csv=/dev/null", "--junit=-"], None).expect("three results");
+        let files = open(&["--json=/dev/null", "--csv=/dev/null", "--junit=-"], &[]).expect("three results");
         assert!(files.use_stdout());
-        assert!(!open(&["--json", &path("c")], None).expect("one result").use_stdout());
+        assert!(!open(&["--json", &path("c")], &[]).expect("one result").use_stdout());
     }
 
     #[test]
@@ -199,10 +199,12 @@ mod tests {
         let open = |csv: &Path| {
             let line =
                 Line::try_parse_from([Path::new("loadgen"), Path::new("--csv"), csv]).expect("the flag is valid");
-            line.output.open_files(&[4, 5], None)
+            line.output.open_files(&[4, 5], &[])
         };
         assert_eq!(open(&csv).expect("two files").runs.len(), 2);
         assert!(folder.path().join("run-seed-5.csv").exists() && !csv.exists());
+        assert_eq!(open(Path::new("/dev/null")).expect("a device takes the results of both").runs.len(), 2);
+        assert!(!Path::new("/dev/null-seed-4").exists());
         let error = open(Path::new("-")).expect_err("refused").to_string();
         assert!(error.contains("with --runs, --csv needs a file for each run"), "{error}");
     }
