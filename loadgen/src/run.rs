@@ -277,8 +277,7 @@ async fn distribute(
     let warmup = args.load.warmup.unwrap_or_default();
     let (_, length) = load(args, workload.clone(), setup.seed);
     let (objective, table) = (args.objective, args.output.table);
-    let mut recording =
-        RunRecording::new(objective, length.saturating_sub(warmup), table, None, args.target.timeout);
+    let mut recording = RunRecording::new(objective, length.saturating_sub(warmup), table, None, args.target.timeout);
     let title = format!("{} from {} workers to {}", setup.load, workers.len(), setup.url);
     let info = RunInfo { title, length, objective };
     let (arguments, workload) = (&args.arguments[..], workload.as_ref());

@@ -316,7 +316,8 @@ fn a_worker_that_others_can_reach_requires_a_token() {
         assert!(error.contains(words) && !error.contains("s3cret"), "{flags:?}: {error}");
     }
     assert!(arrivals.times().is_empty(), "requests were sent");
-    let (output, _report) = run(&worker.address.to_string(), &[&load[..], &["--workers-token-file", right.as_str()]].concat());
+    let (output, _report) =
+        run(&worker.address.to_string(), &[&load[..], &["--workers-token-file", right.as_str()]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
 

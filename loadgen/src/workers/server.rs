@@ -285,7 +285,9 @@ async fn read_body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Re
     let read = async {
         // The system provides the memory only as the bytes arrive.
         let mut bytes = BytesMut::with_capacity(length);
-        while let Some(frame) = tokio::time::timeout(BODY_STALL, body.frame()).await.ok().context("the body has stalled")? {
+        while let Some(frame) =
+            tokio::time::timeout(BODY_STALL, body.frame()).await.ok().context("the body has stalled")?
+        {
             if let Ok(data) = frame.context("the body is not complete")?.into_data() {
                 bytes.extend_from_slice(&data);
             }
