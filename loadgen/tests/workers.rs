@@ -238,8 +238,10 @@ fn a_worker_whose_user_stops_it_sends_its_figures_so_far() {
     let child = coordinate(&addresses(&workers), &json, &["--url", &url, "--rate=50", "--duration=60s"]);
     until("requests arrive", || arrivals.times().len() > 40);
     workers[0].signal(Signal::INT);
+    let stopped_at = Instant::now();
     let output = child.wait_with_output().expect("loadgen ends");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stopped_at.elapsed() < Duration::from_secs(10), "{:?}", stopped_at.elapsed());
     assert!(stderr(&output).contains("it was stopped there"), "{}", stderr(&output));
     let report = read(&json);
     let counted = report["summary"]["offered"].as_u64().unwrap() + report["unfinished"].as_u64().unwrap();

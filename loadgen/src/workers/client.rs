@@ -100,7 +100,7 @@ impl Worker {
                 _ => bail!("its answer to a task does not begin as that of a worker"),
             }
         };
-        tokio::time::timeout(TASK_TIMEOUT, give).await.context("it was not ready within 10 minutes")?
+        tokio::time::timeout(TASK_TIMEOUT, give).await.ok().context("it was not ready within 10 minutes")?
     }
 
     /// Compares the clock of the worker with the time since `epoch`.
@@ -148,7 +148,7 @@ impl Worker {
             stream.set_nodelay(true)?;
             anyhow::Ok(stream)
         };
-        let stream = tokio::time::timeout(MESSAGE_TIMEOUT, open).await.context("no connection within 5 s")?;
+        let stream = tokio::time::timeout(MESSAGE_TIMEOUT, open).await.ok().context("no connection within 5 s")?;
         let stream = stream.context("no connection; does `loadgen worker` run there?")?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.context("no connection")?;
         // An error of the driver is an error of the request, too.
@@ -178,7 +178,7 @@ impl Connection {
             let response = self.sender.send_request(request).await.context("it closed the connection")?;
             whole(accepted(response).await?).await
         };
-        tokio::time::timeout(MESSAGE_TIMEOUT, answer).await.context("it did not answer within 5 s")?
+        tokio::time::timeout(MESSAGE_TIMEOUT, answer).await.ok().context("it did not answer within 5 s")?
     }
 
     async fn clock(&mut self) -> Result<ClockReading> {
@@ -201,7 +201,7 @@ impl Lines {
             searched = self.buffer.len();
             ensure!(searched <= MAX_LINE_BYTES, "it sent a line of more than {} MiB", MAX_LINE_BYTES >> 20);
             let frame = tokio::time::timeout(LINE_TIMEOUT, self.body.frame()).await;
-            let frame = frame.with_context(|| format!("it sent nothing for {} s", LINE_TIMEOUT.as_secs()))?;
+            let frame = frame.ok().with_context(|| format!("it sent nothing for {} s", LINE_TIMEOUT.as_secs()))?;
             let frame = frame.context("it ended its answer without a result")?;
             let frame = frame.context("it closed the connection")?;
             self.buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
@@ -221,7 +221,7 @@ async fn accepted(response: Response<Incoming>) -> Result<Incoming> {
         return Ok(response.into_body());
     }
     let body = tokio::time::timeout(MESSAGE_TIMEOUT, whole(response.into_body())).await;
-    let body = body.context("it did not answer within 5 s")??;
+    let body = body.ok().context("it did not answer within 5 s")??;
     match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(ErrorBody { error, .. }) => bail!("it refused ({}): {}", status.as_u16(), printable(&error)),
         Err(_) => bail!("it answered {}; does another program listen there?", status.as_u16()),

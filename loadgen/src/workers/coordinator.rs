@@ -184,8 +184,13 @@ impl DistributedLoad<'_> {
                 _ = tick.tick() => false,
                 () = stop.as_mut(), if stopped_at.is_none() => true,
                 Some((index, event)) = events.recv() => {
-                    workers[index].take(event, length, start.elapsed(), recording, &mut progress, &mut sent);
-                    workers[index].failure.is_some()
+                    let worker = &mut workers[index];
+                    worker.take(event, length, start.elapsed(), recording, &mut progress, &mut sent);
+                    if stopped_at.is_none() && worker.result.as_ref().is_some_and(|result| !result.is_complete) {
+                        // The figures so far count.
+                        worker.failure = Some("it was stopped there".into());
+                    }
+                    worker.failure.is_some()
                 }
             };
             let now = start.elapsed();
@@ -223,9 +228,6 @@ impl DistributedLoad<'_> {
             let Some(result) = &worker.result else { continue };
             if let Err(contradiction) = recording.tally.add(&result.tally) {
                 worker.fail(format!("its figures are wrong: {contradiction}"));
-            } else if stopped_at.is_none() && !result.is_complete {
-                // The figures so far count.
-                worker.failure = Some("it was stopped there".into());
             }
         }
         let results = || workers.iter().filter_map(|worker| worker.result.as_ref());

@@ -70,7 +70,7 @@ impl PreparedTask {
         let outcome = async {
             send(&lines, &WorkerLine::Ready).await?;
             let start = tokio::select! {
-                start = tokio::time::timeout(MAX_WAIT, start) => start.context("no start came within 30 minutes")?,
+                start = tokio::time::timeout(MAX_WAIT, start) => start.ok().context("no start came within 30 minutes")?,
                 () = stop.as_mut() => anyhow::bail!("the worker was stopped before the start"),
             };
             self.measure(start.context("the worker was stopped before the start")?, lines, &mut stop).await
@@ -118,5 +118,5 @@ impl PreparedTask {
 /// Sends a line, and waits for room in the channel.
 async fn send(lines: &mpsc::Sender<Bytes>, line: &WorkerLine) -> Result<()> {
     let sent = tokio::time::timeout(LINE_TIMEOUT, lines.send(line.to_bytes())).await;
-    sent.context("the coordinator took no line for 30 s")?.context("the coordinator has closed the connection")
+    sent.ok().context("the coordinator took no line for 30 s")?.context("the coordinator has closed the connection")
 }

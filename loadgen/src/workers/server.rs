@@ -285,14 +285,16 @@ async fn read_body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Re
     let read = async {
         // The system provides the memory only as the bytes arrive.
         let mut bytes = BytesMut::with_capacity(length);
-        while let Some(frame) = tokio::time::timeout(BODY_STALL, body.frame()).await.context("the body has stalled")? {
+        while let Some(frame) =
+            tokio::time::timeout(BODY_STALL, body.frame()).await.ok().context("the body has stalled")?
+        {
             if let Ok(data) = frame.context("the body is not complete")?.into_data() {
                 bytes.extend_from_slice(&data);
             }
         }
         Ok::<_, anyhow::Error>(bytes.freeze())
     };
-    match tokio::time::timeout(BODY_TIMEOUT, read).await.context("the body took too long").flatten() {
+    match tokio::time::timeout(BODY_TIMEOUT, read).await.ok().context("the body took too long").flatten() {
         Ok(bytes) => Ok(bytes),
         Err(error) => Err((StatusCode::REQUEST_TIMEOUT, format!("{error:#}"))),
     }
