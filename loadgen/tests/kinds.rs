@@ -5,7 +5,7 @@ mod common;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::server::{self, ANSWER, Reply, Settings};
-use common::{program, run, stderr};
+use common::{check_made, program, run, stderr};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ fn received(flags: &[&str]) -> Vec<(String, Bytes)> {
     });
     let url = format!("--url=http://{address}/");
     let run = run(&[&LOAD[..], &[&url, "--target-kind=status"], flags].concat());
-    assert_eq!(run.status, Some(0), "{}", stderr(&run.output));
+    check_made(&run.output);
     let seen = seen.lock().expect("no thread panics").clone();
     assert!(seen.len() >= 10, "{} requests", seen.len());
     seen
@@ -194,7 +194,7 @@ fn a_changed_token_is_sent_and_no_token_is_printed() {
     let url = format!("--url=http://{address}/");
     let file = format!("--bearer-token-file={}", path.display());
     let run = run(&["--rate=20", "--duration=4s", &url, &file]);
-    assert_eq!(run.status, Some(0), "{}", stderr(&run.output));
+    check_made(&run.output);
     let tokens = tokens.lock().expect("no thread panics").clone();
     let second = tokens.iter().position(|token| token == "Bearer second-secret").expect("the new token is sent");
     assert!(tokens[..second].iter().all(|token| token == "Bearer first-secret"), "{tokens:?}");
