@@ -189,11 +189,15 @@ pub fn capacity(capacity: &CapacityReport) -> String {
     lines.join("\n")
 }
 
-/// The rate of a trial, whether it held, and the value of each condition in each window.
+/// The rate of a trial, whether it held (`late` if this machine could not send on time), and the value of each condition in each window.
 fn trial_line(trial: &RateTrial) -> String {
     let value = |result: &ConditionResult| result.value.map_or_else(|| "none".into(), |value| format!("{value:.1}"));
     let window = |results: &Vec<ConditionResult>| results.iter().map(value).collect::<Vec<_>>().join(" ");
     let windows: Vec<String> = trial.windows.iter().map(window).collect();
-    let result = if trial.held { "held" } else { "failed" };
+    let result = match (trial.held, trial.is_bottleneck) {
+        (true, _) => "held",
+        (false, true) => "late",
+        (false, false) => "failed",
+    };
     format!("{:>9.2}/s  {result:<6}  {}", trial.requests_per_second, windows.join(" | "))
 }
