@@ -219,7 +219,7 @@ fn quiet_is_quiet_also_on_a_terminal() {
     let loadgen = env!("CARGO_BIN_EXE_loadgen");
     let line = format!(
         "{loadgen} run --quiet --table 1 --metrics-listen 127.0.0.1:0 --url {url} --rate 20 --duration 1s \
-         --generate 300; echo status $?"
+         --generate 60; echo status $?"
     );
     let mut script = Command::new("script")
         .args(["-qc", &line, "/dev/null"])
