@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs `loadgen run` for a second against a server that answers every request, with these flags.
@@ -18,6 +18,11 @@ fn run(flags: &[&str]) -> Output {
     let (url, _arrivals) = record(None);
     let common = ["run", "--rate=20", "--duration=1s", "--generate=3", "--size=32", "--url", &url];
     program().args(common).args(flags).output().expect("the program runs")
+}
+
+/// Whether the run came to its end. The status is 99 if this machine is too busy to send on time.
+fn is_complete(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 99))
 }
 
 fn stdout(output: &Output) -> String {
@@ -32,7 +37,7 @@ fn json(text: &str) -> Value {
 fn a_result_on_standard_output_is_alone_there() {
     for name in ["-", "/dev/stdout"] {
         let output = run(&["--json", name, "--table=1"]);
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(is_complete(output.status), "{}", stderr(&output));
         assert_eq!(json(&stdout(&output))["summary"]["failed"], 0);
         // The summary and the table are for people, who still see them.
         assert!(stderr(&output).contains("attainment  100.00 %") && stderr(&output).contains(" time   offered"));
@@ -55,7 +60,7 @@ fn a_result_in_the_file_that_standard_output_goes_to_is_not_overwritten_by_the_s
         .stdout(File::create(&path).expect("writable"))
         .stderr(Stdio::null())
         .status();
-    assert_eq!(status.expect("the program runs").code(), Some(0));
+    assert!(is_complete(status.expect("the program runs")));
     assert_eq!(json(&std::fs::read_to_string(&path).expect("written"))["summary"]["failed"], 0);
 }
 
@@ -151,7 +156,7 @@ fn a_named_pipe_gets_the_result() {
         move || std::fs::read_to_string(pipe).expect("loadgen writes text")
     });
     let output = run(&["--json", &pipe.display().to_string()]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(is_complete(output.status), "{}", stderr(&output));
     assert_eq!(json(&reader.join().expect("the reader ends"))["summary"]["failed"], 0);
 }
 
@@ -219,7 +224,7 @@ fn quiet_is_quiet_also_on_a_terminal() {
     let loadgen = env!("CARGO_BIN_EXE_loadgen");
     let line = format!(
         "{loadgen} run --quiet --table 1 --metrics-listen 127.0.0.1:0 --url {url} --rate 20 --duration 1s \
-         --generate 300; echo status $?"
+         --generate 300 --size 64; echo status $?"
     );
     let mut script = Command::new("script")
         .args(["-qc", &line, "/dev/null"])
@@ -230,7 +235,7 @@ fn quiet_is_quiet_also_on_a_terminal() {
     // script(1) would print the end of its input.
     let _open_input = script.stdin.take();
     let text = stdout(&script.wait_with_output().expect("the program ends"));
-    assert_eq!(text.trim(), "status 0", "{text:?}");
+    assert!(["status 0", "status 99"].contains(&text.trim()), "{text:?}");
 }
 
 #[test]
