@@ -30,6 +30,7 @@ pub mod report;
 pub mod request_id;
 pub mod request_log;
 pub mod run;
+pub mod runtime;
 pub mod sample;
 pub mod schedule;
 pub mod scrape;

@@ -9,6 +9,7 @@ use loadgen::config::{Cli, Command, CompareArgs, RunArgs};
 use loadgen::output_file::{self, OutputFile};
 use loadgen::report::{self, JsonReport, RunReport, csv, html, junit, markdown, terminal};
 use loadgen::run::{self, RunResult};
+use loadgen::runtime;
 use loadgen::series::RunSeries;
 use loadgen::workers::server;
 use loadgen::{compare as comparison, images, preview};
@@ -71,7 +72,7 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         .build()
         .context("create a runtime; raise the limit of open files (ulimit -n)")?;
     let summary_stream = SummaryStream::choose(&files, &args.output);
-    match runtime.block_on(run::run(args, &seeds, &mut files, Box::pin(stopped())))? {
+    match runtime::run(runtime, run::run(args, &seeds, &mut files, Box::pin(stopped())))? {
         RunResult::Run(report, log_written) => finish_run(&report, log_written, files, summary_stream, &args.output),
         RunResult::Series(series, logs_written) => {
             finish_series(*series, logs_written, files, summary_stream, &args.output)

@@ -66,7 +66,7 @@ pub async fn run(
     let exporter = exporter(args).await?;
     coordinator::check(&workers).await?;
     let target = LoadTarget::connect(&args.target).await?;
-    let watch = args.watch.watch(&args.target.url).await?;
+    let watch = args.watch.watch(&args.target.url, &args.target.resolve).await?;
     if let Some(note) = args.target.note() {
         warn(args, &note);
     }

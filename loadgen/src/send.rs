@@ -8,6 +8,7 @@ use crate::connection::pool::ConnectionPool;
 use crate::part::Part;
 use crate::payload::Payload;
 use crate::request_id::RequestIds;
+use crate::runtime;
 use crate::sample::{RequestOutcome, Sample};
 use crate::schedule::Schedule;
 use crate::target::LoadTarget;
@@ -166,7 +167,7 @@ impl LoadSender {
             .event_interval(EVENT_INTERVAL)
             .build()
             .context("create the runtime that sends requests; raise the limit of open files (ulimit -n)")?;
-        runtime.block_on(async {
+        runtime::run(runtime, async {
             // A timer that becomes the earliest of all costs a system call, since tokio wakes itself for it. This timer
             // is always due before the timeout of any request, so those timeouts never become the earliest.
             let before_timeouts = (self.target.timeout / 2).max(Duration::from_millis(1));

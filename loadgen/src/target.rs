@@ -11,7 +11,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use hyper::{Request, Uri};
 use service::wire::header;
@@ -112,8 +113,15 @@ fn headers(args: &Args) -> Result<HeaderMap> {
         headers.insert(header::TIMEOUT_MS, HeaderValue::from_str(&budget.as_millis().to_string())?);
     }
     // Without this loop, `extend` would add a second value to a header that has one already.
-    for (name, _) in &args.header {
+    for (name, value) in &args.header {
         headers.remove(name);
+        // Another length than that of the body would cut the body off, or make the server wait for more.
+        ensure!(name != CONTENT_LENGTH, "--header {name}: loadgen sends the length of each body; leave it out");
+        let is_chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        ensure!(
+            name != TRANSFER_ENCODING || is_chunked,
+            "--header {name}: loadgen can only send bodies that are chunked; leave it out"
+        );
         let is_of_http1 = [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name) || name == "keep-alive";
         ensure!(!args.http2 || !is_of_http1, "--header {name}: HTTP/2 has no such header; leave it out, or --http2");
     }
@@ -174,5 +182,16 @@ mod tests {
         }
         let error = headers(&args(&["--http2", "--header=Connection: close"])).expect_err("refused").to_string();
         assert!(error.contains("--header connection"), "{error}");
+    }
+
+    #[test]
+    fn a_header_that_would_break_the_framing_of_the_body_is_refused() {
+        for (header, name) in
+            [("Content-Length: 5", "content-length"), ("Transfer-Encoding: gzip", "transfer-encoding")]
+        {
+            let error = headers(&args(&["--header", header])).expect_err("refused").to_string();
+            assert!(error.contains(name) && error.contains("leave it out"), "{error}");
+        }
+        assert!(headers(&args(&["--header=Transfer-Encoding: Chunked"])).is_ok());
     }
 }

@@ -41,12 +41,20 @@ impl ExpectedValue {
     fn is(&self, found: &Value, label: Option<&str>) -> Option<bool> {
         match (&self.value, found) {
             (Value::String(expected), _) if expected.contains(LABEL) => {
-                label.map(|label| found.as_str() == Some(&expected.replace(LABEL, label)))
+                label.map(|label| is_text(found, &expected.replace(LABEL, label)))
             }
             // 1 and 1.0 are different values for serde_json.
             (Value::Number(expected), Value::Number(found)) => Some(expected.as_f64() == found.as_f64()),
             (expected, found) => Some(expected == found),
         }
+    }
+}
+
+/// Whether `found` is this text, or the number that the text states. Labels are texts, and servers name classes by numbers.
+fn is_text(found: &Value, text: &str) -> bool {
+    match found {
+        Value::Number(found) => text.parse().is_ok_and(|number: f64| found.as_f64() == Some(number)),
+        found => found.as_str() == Some(text),
     }
 }
 
@@ -100,6 +108,9 @@ mod tests {
         assert_eq!(judged(&["/list/0/label={{label}}"], body, None), Some(None));
         assert_eq!(judged(&["/list/0/label={{label}}", "/ok=false"], body, None), Some(Some(false)));
         assert_eq!(judged(&["=7"], "7", None), Some(Some(true)));
+        for (label, right) in [("281", true), ("282", false), ("cat", false)] {
+            assert_eq!(judged(&["/id={{label}}"], r#"{"id":281}"#, Some(label)), Some(Some(right)), "{label}");
+        }
         for body in ["", "<html>", "{\"ok\":tru", &"[".repeat(100_000)] {
             assert_eq!(judged(&["=1"], body, None), None);
         }

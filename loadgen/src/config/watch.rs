@@ -1,5 +1,6 @@
 //! Flags that choose the programs whose metrics are read during a run, and the address of loadgen's own metrics.
 
+use crate::connection::addresses::Override;
 use crate::scrape::{MAX_ADDRESSES, ScrapeSource, Watch};
 use crate::target;
 use anyhow::{Result, ensure};
@@ -27,12 +28,12 @@ pub struct Args {
 }
 
 impl Args {
-    /// The programs whose metrics are read. Sources that a flag names are tested; the host of `url` need not have
-    /// metrics.
+    /// The programs whose metrics are read. Sources that a flag names are tested; the host of `url`, whose addresses
+    /// `overrides` may replace, need not have metrics.
     ///
     /// # Errors
     /// If a source cannot be read, if there are too many, or if `--scaler-target` is missing, unknown or without use.
-    pub async fn watch(&self, url: &Uri) -> Result<Watch> {
+    pub async fn watch(&self, url: &Uri, overrides: &[Override]) -> Result<Watch> {
         let named: Vec<ScrapeSource> = self.scrape.iter().chain(&self.scaler).cloned().collect();
         ensure!(
             named.len() <= MAX_ADDRESSES,
@@ -44,17 +45,23 @@ impl Args {
             "--scaler-target needs the address of the scaler; give it with --scrape HOST:PORT"
         );
         // The host of the URL may stand for the dispatchers that --scrape names, and their queues would count twice.
-        let host = if self.scrape.is_empty() { default_source(url) } else { None };
+        let host = if self.scrape.is_empty() { default_source(url, overrides) } else { None };
         let watch = Watch::new(host, named, self.scaler_target.clone());
         watch.check().await?;
         Ok(watch)
     }
 }
 
-/// The host of `url`. `None` if the URL has another scheme than `http`, because scrapes do not use TLS.
-fn default_source(url: &Uri) -> Option<ScrapeSource> {
+/// The host of `url`. `None` if the URL has another scheme than `http`, because scrapes do not use TLS. With
+/// `overrides`, the load does not go to the host of that name, so its metrics must not be read there either.
+fn default_source(url: &Uri, overrides: &[Override]) -> Option<ScrapeSource> {
     let is_http = url.scheme_str() == Some("http");
-    is_http.then(|| target::host_and_port(url)).and_then(Result::ok).map(ScrapeSource::Address)
+    let host_and_port = is_http.then(|| target::host_and_port(url)).and_then(Result::ok)?;
+    let given = overrides.iter().find(|given| given.is_of(&host_and_port)).and_then(|given| {
+        let address = given.addresses.first()?;
+        Some(SocketAddr::new(*address, given.port).to_string())
+    });
+    Some(ScrapeSource::Address(given.unwrap_or(host_and_port)))
 }
 
 /// Parses `HOST:PORT` or `dns:HOST:PORT`. An IPv6 address is in brackets.
@@ -133,8 +140,16 @@ mod tests {
 
     #[test]
     fn only_the_host_of_a_url_without_tls_is_read_by_itself() {
-        let host = |url: &str| default_source(&url.parse().expect("a URI"));
+        let host = |url: &str| default_source(&url.parse().expect("a URI"), &[]);
         assert_eq!(host("http://a/predict"), Some(ScrapeSource::Address("a:80".into())));
         assert_eq!(host("https://a/predict"), None);
+    }
+
+    #[test]
+    fn the_metrics_of_a_host_are_read_where_resolve_sends_the_load() {
+        let overrides = ["other:80:::2", "Model.example:80:::1,127.0.0.1"].map(|text| text.parse().expect("good"));
+        let host = |url: &str| default_source(&url.parse().expect("a URI"), &overrides);
+        assert_eq!(host("http://model.example/predict"), Some(ScrapeSource::Address("[::1]:80".into())));
+        assert_eq!(host("http://model.example:81/"), Some(ScrapeSource::Address("model.example:81".into())));
     }
 }

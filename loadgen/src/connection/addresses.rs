@@ -30,6 +30,14 @@ pub struct Override {
     pub addresses: Vec<IpAddr>,
 }
 
+impl Override {
+    /// Whether the addresses are those of this host and port, as in `a.example:443`.
+    pub fn is_of(&self, host_and_port: &str) -> bool {
+        let (host, port) = host_and_port.rsplit_once(':').unwrap_or_default();
+        self.host.eq_ignore_ascii_case(host) && port.parse() == Ok(self.port)
+    }
+}
+
 impl FromStr for Override {
     type Err = String;
 
