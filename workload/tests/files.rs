@@ -108,9 +108,10 @@ fn errors_give_the_line_and_the_column() {
     let time = |error: &Reason| matches!(error, Reason::Time { .. });
     let order = |error: &Reason| matches!(error, Reason::Order { .. });
     let missing = |error: &Reason| matches!(error, Reason::Missing { .. });
+    let mixed = |error: &Reason| matches!(error, Reason::Separators { .. });
     let width = |error: &Reason| matches!(error, Reason::Width { .. });
     let after = |error: &Reason| matches!(error, Reason::AfterList { .. });
-    let rows: [(&str, usize, usize, fn(&Reason) -> bool); 30] = [
+    let rows: [(&str, usize, usize, fn(&Reason) -> bool); 33] = [
         ("5 x", 1, 3, number),
         ("5\n6 -7", 2, 3, number),
         ("5 1000001", 1, 3, number),
@@ -122,6 +123,9 @@ fn errors_give_the_line_and_the_column() {
         ("5\r\n6 x\r\n", 2, 3, number),
         ("7,,6", 1, 3, missing),
         (",7", 1, 1, missing),
+        ("0;1,5\n1;2,5", 1, 4, mixed),
+        ("1,5;2,5", 1, 4, mixed),
+        ("[7, 6; 5]", 1, 6, mixed),
         ("[7, null]", 1, 5, number),
         ("[7, [6]]", 1, 5, number),
         ("[7,, 6]", 1, 4, missing),
