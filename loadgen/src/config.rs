@@ -200,7 +200,8 @@ pub struct CompareArgs {
     /// Write the comparison to this file, as one HTML page with plots
     #[arg(long)]
     pub html: Option<PathBuf>,
-    /// Write the figures, the verdicts and the conclusion to this file as JSON
+    /// Write the figures, the verdicts and the conclusion to this file as JSON. For this flag and --html, - is standard
+    /// output; the table then goes to standard error
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Print the table in Markdown

@@ -150,16 +150,17 @@ impl Figure {
     /// The mean of `runs` as text with its interval, such as `97.93 (97.62–98.24) %`; of one run, the value alone. The
     /// text says `never` for a percentile among the failed requests, and a dash for a figure that was not measured.
     pub fn estimate_text(self, runs: &[&RunReport]) -> String {
-        let unknown = runs.iter().filter(|run| self.of(run).is_none()).count();
+        // A run without requests has no percentile, although no request failed.
+        let never = runs.iter().filter(|run| self.of(run).is_none() && run.summary.offered > 0).count();
         match self.estimate(runs.iter().copied()) {
             Some(Estimate { mean, interval: None, .. }) => self.text(mean),
             Some(Estimate { mean, interval: Some(Interval { low, high }), .. }) => {
                 let decimals = self.decimals(mean);
                 format!("{mean:.decimals$} ({low:.decimals$}–{high:.decimals$}){}", self.unit())
             }
-            None if !self.may_be_infinite() || unknown == 0 => "–".to_owned(),
-            None if unknown == runs.len() => "never".to_owned(),
-            None => format!("never in {unknown} of {} runs", runs.len()),
+            None if !self.may_be_infinite() || never == 0 => "–".to_owned(),
+            None if never == runs.len() => "never".to_owned(),
+            None => format!("never in {never} of {} runs", runs.len()),
         }
     }
 }
@@ -210,6 +211,8 @@ mod tests {
         assert_eq!(Figure::P99.estimate_text(&runs), "never in 1 of 2 runs");
         assert_eq!(Figure::P99.estimate_text(&runs[1..]), "never");
         assert_eq!(Figure::ReplicaSeconds.estimate_text(&runs), "–");
+        let without_requests = crate::report::tests::report(RunSummary::default());
+        assert_eq!(Figure::P99.estimate_text(&[&without_requests]), "–");
         assert_eq!((Figure::P99.estimate(runs), Figure::Attainment.estimate([])), (None, None));
     }
 

@@ -103,7 +103,7 @@ struct Columns {
 fn parse(text: &[u8], paths: &HashSet<PathBuf>) -> Result<Labels> {
     let Some(first) = rows(text).next().transpose()? else { return Ok(Labels::default()) };
     let columns = columns(&first, text, paths)?;
-    let (mut by_path, mut missing, mut first_missing) = (HashMap::new(), 0_usize, None);
+    let (mut by_path, mut found, mut missing, mut first_missing) = (HashMap::new(), 0_usize, 0_usize, None);
     for row in rows(text).skip(usize::from(columns.has_header)) {
         let row = row?;
         let line = line(&row);
@@ -115,14 +115,18 @@ fn parse(text: &[u8], paths: &HashSet<PathBuf>) -> Result<Labels> {
         );
         let name = &row[columns.file];
         if let Some(path) = known_path(name, paths) {
-            by_path.insert(path, row[columns.label].to_owned());
+            found += 1;
+            // An image whose cell is empty has no label. With an empty label, every answer to it would be wrong.
+            if !row[columns.label].is_empty() {
+                by_path.insert(path, row[columns.label].to_owned());
+            }
         } else {
             missing += 1;
             first_missing.get_or_insert_with(|| (line, name.chars().take(80).collect::<String>()));
         }
     }
     let problem = first_missing.map(|(line, name)| {
-        let subject = if by_path.is_empty() {
+        let subject = if found == 0 {
             format!("no row of {FILE} names an image of the folder")
         } else {
             format!("{missing} rows of {FILE} name no image of the folder")
@@ -227,6 +231,12 @@ mod tests {
             let (a, b, _) = parsed(text);
             assert_eq!((a.as_deref(), b.as_deref()), (Some("dog"), Some("cat")), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_image_with_an_empty_cell_has_no_label() {
+        let (a, b, problem) = parsed("file,label\na.jpg,\ncats/b.jpg,cat\n");
+        assert_eq!((a, b.as_deref(), problem), (None, Some("cat"), None));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use loadgen::series::RunSeries;
 use loadgen::workers::server;
 use loadgen::{compare as comparison, images, preview};
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit status if a threshold was breached, no rate meets `--slo`, or loadgen could not keep to its schedule.
@@ -215,15 +215,26 @@ impl SummaryStream {
 /// Executes `loadgen compare`: prints the comparison, and writes its page.
 fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = comparison::read(args)?;
-    if let Some(path) = &args.html {
-        write(path, html::comparison(&comparison))?;
+    let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
+    let (html, json) = (open(&args.html)?, open(&args.json)?);
+    let files = || html.iter().chain(&json);
+    ensure!(
+        files().filter(|file| file.is_stdout()).count() < 2,
+        "--html and --json both name standard output; give one of them a file"
+    );
+    let uses_stdout = files().any(OutputFile::is_stdout);
+    let summary_stream = if uses_stdout { SummaryStream::Stderr } else { SummaryStream::Stdout };
+    let page = html.as_ref().filter(|file| !file.is_stdout()).map(OutputFile::name);
+    let write = |file: OutputFile, text: &str| file.clear().and_then(|()| save(file, text));
+    if let Some(file) = html {
+        write(file, &html::comparison(&comparison))?;
     }
-    if let Some(path) = &args.json {
-        write(path, serde_json::to_string_pretty(&comparison.report())?)?;
+    if let Some(file) = json {
+        write(file, &serde_json::to_string_pretty(&comparison.report())?)?;
     }
-    print(&if args.markdown { comparison.markdown() } else { comparison.text() });
-    if let Some(path) = &args.html {
-        print(&format!("\ncomparison  {}", path.display()));
+    summary_stream.print(&if args.markdown { comparison.markdown() } else { comparison.text() });
+    if let Some(page) = page {
+        summary_stream.print(&format!("\ncomparison  {page}"));
     }
     Ok(())
 }
@@ -232,8 +243,4 @@ fn compare(args: &CompareArgs) -> Result<()> {
 /// `head`, has closed it.
 fn print(text: &str) {
     let _closed = writeln!(std::io::stdout(), "{text}");
-}
-
-fn write(path: &Path, text: String) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }

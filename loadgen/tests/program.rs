@@ -494,6 +494,13 @@ fn a_series_has_a_run_for_each_seed_and_compare_takes_them_as_one_group() {
         serde_json::from_slice(&std::fs::read(path("comparison.json")).expect("written")).expect("JSON");
     assert_eq!(comparison["groups"][1]["seeds"], serde_json::json!([7, 8, 9]));
     assert_eq!(comparison["verdicts"][0]["is_ahead"], false);
+    let output = program()
+        .args(["compare", &path("x.json"), &path("y.json"), "--json", "-"])
+        .output()
+        .expect("the program runs");
+    let printed: Value = serde_json::from_slice(&output.stdout).expect("standard output is JSON");
+    assert_eq!(printed, comparison);
+    assert!(stderr(&output).contains("x, 3 seeds"), "{}", stderr(&output));
 }
 
 #[test]

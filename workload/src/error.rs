@@ -87,6 +87,15 @@ pub enum Reason {
         /// The comma or the semicolon.
         mark: String,
     },
+    /// Commas and semicolons separate the numbers. Some commas may be decimal ones.
+    #[error(
+        "{mark:?} follows numbers with another separator; use commas or semicolons, but not both, and write decimals with \
+         a point, such as 1.5"
+    )]
+    Separators {
+        /// The comma or the semicolon.
+        mark: String,
+    },
     /// A word follows a list.
     #[error("{word:?} follows the list; write one list only, such as [7, 6, 7]")]
     AfterList {

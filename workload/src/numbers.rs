@@ -34,6 +34,8 @@ pub(crate) struct Numbers {
     is_in_object: bool,
     /// Whether a number was read since the last comma or semicolon.
     has_number: bool,
+    /// The first separator of the file.
+    separator: Option<char>,
     per_second: Vec<f64>,
 }
 
@@ -41,7 +43,15 @@ impl Numbers {
     /// Reads numbers without brackets.
     pub(crate) fn bare(unit: Unit) -> Self {
         let place = Place::Numbers;
-        Self { unit, is_list: false, place, is_in_object: false, has_number: false, per_second: Vec::new() }
+        Self {
+            unit,
+            is_list: false,
+            place,
+            is_in_object: false,
+            has_number: false,
+            separator: None,
+            per_second: Vec::new(),
+        }
     }
 
     /// Reads numbers in square brackets.
@@ -50,7 +60,10 @@ impl Numbers {
     }
 
     fn number(&mut self, line: Line<'_>, word: &str) -> Result<(), Error> {
-        if SEPARATORS.iter().any(|&separator| word.starts_with(separator)) {
+        if let Some(&separator) = SEPARATORS.iter().find(|&&separator| word.starts_with(separator)) {
+            if *self.separator.get_or_insert(separator) != separator {
+                return Err(line.error(word, |mark| Reason::Separators { mark }));
+            }
             if !self.has_number {
                 return Err(line.error(word, |mark| Reason::Missing { mark }));
             }

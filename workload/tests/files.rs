@@ -104,6 +104,16 @@ fn the_rows_of_a_trace_of_functions_are_added_up_or_chosen() {
 }
 
 #[test]
+fn numbers_that_commas_and_semicolons_separate_are_refused() {
+    for (text, column) in [("0;1,5\n1;2,5", 4), ("1,5;2,5", 4), ("[7, 6; 5]", 6)] {
+        match text.parse::<workload::Workload>().expect_err(text) {
+            Error::Content { line: 1, column: found, reason: Reason::Separators { .. } } => assert_eq!(found, column),
+            error => panic!("{text:?}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn errors_give_the_line_and_the_column() {
     let number = |error: &Reason| matches!(error, Reason::Number { .. });
     let time = |error: &Reason| matches!(error, Reason::Time { .. });

@@ -1,7 +1,7 @@
 //! A run as Markdown, for the pages on which CI systems show the summary of a build. Does no I/O.
 
 use super::RunReport;
-use crate::latencies::format_ms;
+use crate::latencies::{format_ms, format_or_never};
 use crate::summary::percent;
 
 /// The summary of a run: its verdict, thresholds, figures, errors and settings.
@@ -74,7 +74,8 @@ fn figures(report: &RunReport) -> Vec<[String; 2]> {
     ];
     let answered = summary.latency_ms;
     let offered = &summary.offered_latency_ms;
-    let of_offered = |value: Option<f64>| if value.is_some() { format_ms(value) } else { "never".into() };
+    // A run without requests has no percentile, although no request failed.
+    let of_offered = if summary.offered == 0 { format_ms } else { format_or_never };
     for (name, of_all, of_answered) in [
         ("p50", offered.p50, answered.map(|latency| latency.p50)),
         ("p95", offered.p95, answered.map(|latency| latency.p95)),
@@ -184,6 +185,7 @@ mod tests {
             text.contains("**Partial**: the run was stopped after 10.0 s") && text.contains("**Invalid**"),
             "{text}"
         );
+        assert!(text.contains("| latency p99 | – of all offered, – of the answered |"), "{text}");
     }
 
     #[test]

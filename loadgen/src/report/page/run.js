@@ -5,7 +5,8 @@ if (sendDelays.is_bottleneck) add(page, "p", `${sendDelays.late_sends} requests 
 for (const result of thresholds.filter((result) => !result.held)) add(page, "p", `Breached: ${result.condition}`, "warning");
 const figures = add(page, "div", undefined, "figures");
 const { usage } = summary;
-const orNever = (value) => (value === null ? "never" : ms(value));
+// A run without requests has no percentile, although no request failed.
+const orNever = (value) => (value === null ? (summary.offered ? "never" : "–") : ms(value));
 for (const [value, name] of [
   [percent(summary.attainment), `within ${ms(setup.objective_ms)}`],
   [orNever(summary.offered_latency_ms.p50), "median latency of all offered"],
