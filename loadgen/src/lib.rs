@@ -45,4 +45,5 @@ pub mod target;
 pub mod timeline;
 pub mod timer;
 pub mod tls;
+pub mod trusted_certificates;
 pub mod usage;

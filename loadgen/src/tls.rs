@@ -1,6 +1,7 @@
 //! TLS of connections to the server: the certificates that are trusted, the client's own certificate, and the version
 //! of HTTP that ALPN asks for. Opens no connection.
 
+use crate::trusted_certificates::TrustedCertificates;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::io::{self, Read};
@@ -42,13 +43,17 @@ impl TlsSettings {
     pub fn client_config(&self, protocol: &[u8]) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .context("choose the versions of TLS")?;
         let builder = if self.is_insecure {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(algorithms)))
+        } else if let Some(path) = &self.authorities {
+            let trusted = TrustedCertificates::new(certificates(path, "--ca")?, provider);
+            let trusted = trusted.with_context(|| format!("--ca ({})", path.display()))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(trusted))
         } else {
-            builder.with_root_certificates(self.roots()?)
+            builder.with_root_certificates(system_roots()?)
         };
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
@@ -69,28 +74,20 @@ impl TlsSettings {
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(config)
     }
+}
 
-    /// The authorities of `--ca`, or else those of the system.
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        if let Some(path) = &self.authorities {
-            for certificate in certificates(path, "--ca")? {
-                roots
-                    .add(certificate)
-                    .with_context(|| format!("--ca ({}): a certificate is not one of an authority", path.display()))?;
-            }
-            return Ok(roots);
-        }
-        let found = rustls_native_certs::load_native_certs();
-        let (added, _ignored) = roots.add_parsable_certificates(found.certs);
-        ensure!(
-            added > 0,
-            "this system has no list of trusted authorities{}; name one with --ca FILE, or accept any certificate with \
-             --insecure",
-            found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default()
-        );
-        Ok(roots)
-    }
+/// The authorities that the system trusts.
+fn system_roots() -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (added, _ignored) = roots.add_parsable_certificates(found.certs);
+    ensure!(
+        added > 0,
+        "this system has no list of trusted authorities{}; name one with --ca FILE, or accept any certificate with \
+         --insecure",
+        found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default()
+    );
+    Ok(roots)
 }
 
 /// The certificates of a PEM file that `flag` names, at least one.
