@@ -1,7 +1,7 @@
 //! TLS of connections to the server: the certificates that are trusted, the client's own certificate, and the version
 //! of HTTP that ALPN asks for. Opens no connection.
 
-use crate::trusted_certificates::TrustedCertificates;
+use crate::trusted_certificates::{AUTHORITY, TrustedCertificates};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::io::{self, Read};
@@ -143,6 +143,11 @@ pub fn explain(error: &io::Error) -> String {
             "the server's certificate has another name ({tls}); write the certificate's name in --url, with --resolve \
              if needed, or accept any certificate with --insecure"
         ),
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == AUTHORITY => {
+            "the server's certificate is one of an authority; name this certificate with --ca FILE, or accept any \
+             certificate with --insecure"
+                .into()
+        }
         rustls::Error::InvalidCertificate(_) => {
             format!("the server's certificate is not valid ({tls}); accept any certificate with --insecure")
         }
@@ -238,6 +243,14 @@ mod tests {
             let error = format!("{:#}", result.expect_err("refused"));
             assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_self_signed_authority_names_the_flag_that_trusts_it() {
+        let other = rustls::OtherError(Arc::new(io::Error::other(AUTHORITY)));
+        let error = rustls::Error::InvalidCertificate(CertificateError::Other(other));
+        let text = explain(&io::Error::other(error));
+        assert!(text.contains("--ca FILE") && text.contains("--insecure"), "{text}");
     }
 
     #[test]

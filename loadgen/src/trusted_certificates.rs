@@ -10,7 +10,7 @@ use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// The text of the library's error for a server whose certificate says that it is one of an authority.
-const AUTHORITY: &str = "CaUsedAsEndEntity";
+pub const AUTHORITY: &str = "CaUsedAsEndEntity";
 
 /// Accepts the certificates that one of these certificates has issued, and these certificates themselves.
 #[derive(Debug)]
