@@ -46,5 +46,6 @@ pub mod target;
 pub mod timeline;
 pub mod timer;
 pub mod tls;
+pub mod trusted_certificates;
 pub mod usage;
 pub mod workers;

@@ -39,7 +39,7 @@ impl ProgramMetrics {
         for sample in Scrape::parse(lines).ok()?.samples {
             // Without TYPE lines, every value is untyped.
             let Value::Untyped(value) = sample.value else { continue };
-            if !value.is_finite() {
+            if !value.is_finite() || value < 0.0 {
                 continue;
             }
             match sample.metric.as_str() {
@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn malformed_lines_and_values_without_meaning_are_skipped() {
         let text = "dispatcher_queue_length NaN\ndispatcher_queue_length{\ndispatcher_replicas{state=\"ready\"} x\n\
-            dispatcher_replicas{state=\"ready\"} +Inf\nscaler_desired_replicas{target=\"a\"} 2\n";
+            dispatcher_replicas{state=\"ready\"} +Inf\ndispatcher_replicas{state=\"ready\"} -5\n\
+            scaler_desired_replicas{target=\"a\"} 2\n";
         let found = parse(text).expect("the names are known");
         assert_eq!((found.queue_length, found.replicas), (None, None));
         assert_eq!(found.desired_replicas, [("a".to_owned(), 2.0)].into());

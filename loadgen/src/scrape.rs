@@ -24,6 +24,10 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// be slow.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Most targets of a scaler that a message names, and the most characters of each name.
+const MAX_LISTED: usize = 10;
+const MAX_NAME_CHARS: usize = 100;
+
 /// Invariant of the lock on the addresses.
 const UNPOISONED: &str = "no task panics while it holds the lock on the addresses";
 
@@ -156,23 +160,32 @@ pub async fn scrape(address: &str, timeout: Duration) -> Result<ProgramMetrics> 
 /// Without targets there is nothing to check, because a scaler exports them from its first decision on.
 fn check_target<'a>(wanted: Option<&str>, targets: impl ExactSizeIterator<Item = &'a str>) -> Result<()> {
     let count = targets.len();
-    let list = |targets: Vec<&str>| targets.join(", ");
     match wanted {
         None if count > 1 => bail!(
             "the scaler has {count} targets: {}; name the one whose replicas count with --scaler-target",
-            list(targets.collect())
+            list(&targets.collect::<Vec<_>>())
         ),
         Some(wanted) if count > 0 => {
             let targets: Vec<&str> = targets.collect();
             ensure!(
                 targets.contains(&wanted),
                 "--scaler-target {wanted:?}: the scaler has no such target; it has {}",
-                list(targets)
+                list(&targets)
             );
             Ok(())
         }
         _ => Ok(()),
     }
+}
+
+/// The names of the first targets. A program chooses them, so control characters are escaped and long names are cut.
+fn list(targets: &[&str]) -> String {
+    let name = |target: &&str| target.chars().take(MAX_NAME_CHARS).flat_map(char::escape_debug).collect();
+    let mut names: Vec<String> = targets.iter().take(MAX_LISTED).map(name).collect();
+    if targets.len() > MAX_LISTED {
+        names.push("…".into());
+    }
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -188,6 +201,8 @@ mod tests {
         assert_eq!(error(Some("b"), &["a", "b"]), None);
         assert_eq!(error(Some("b"), &[]), None);
         assert!(error(None, &["a", "b"]).is_some_and(|error| error.contains("2 targets: a, b; name")));
+        let many = error(None, &["\u{1b}[31m"; 10_000]).expect("too many");
+        assert!(many.len() < 300 && many.contains("\\u{1b}[31m, …; name") && !many.contains('\u{1b}'), "{many}");
         assert!(error(Some("c"), &["a", "b"]).is_some_and(|error| error.contains("\"c\"") && error.contains("a, b")));
     }
 

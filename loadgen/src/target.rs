@@ -122,7 +122,8 @@ fn headers(args: &Args) -> Result<HeaderMap> {
             name != TRANSFER_ENCODING || is_chunked,
             "--header {name}: loadgen can only send bodies that are chunked; leave it out"
         );
-        let is_of_http1 = [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name) || name == "keep-alive";
+        let is_of_http1 = [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE].contains(name)
+            || ["keep-alive", "proxy-connection"].contains(&name.as_str());
         ensure!(!args.http2 || !is_of_http1, "--header {name}: HTTP/2 has no such header; leave it out, or --http2");
     }
     headers.extend(args.header.iter().cloned());
@@ -180,8 +181,11 @@ mod tests {
         ] {
             assert_eq!(headers(&args(flags)).expect("good")[HOST], host, "{flags:?}");
         }
-        let error = headers(&args(&["--http2", "--header=Connection: close"])).expect_err("refused").to_string();
-        assert!(error.contains("--header connection"), "{error}");
+        for header in ["connection", "proxy-connection"] {
+            let given = format!("--header={header}: close");
+            let error = headers(&args(&["--http2", &given])).expect_err("refused").to_string();
+            assert!(error.contains(&format!("--header {header}")), "{error}");
+        }
     }
 
     #[test]

@@ -199,7 +199,7 @@ async fn open_socket(address: SocketAddr) -> io::Result<TcpStream> {
 /// The host and the port of a URL, as `host:port`.
 ///
 /// # Errors
-/// If the URL names no host, or its scheme is neither `http` nor `https`.
+/// If the URL names no host, has a user or a password, or its scheme is neither `http` nor `https`.
 pub fn host_and_port(uri: &Uri) -> Result<String> {
     let default_port = match uri.scheme_str() {
         Some("http") => 80,
@@ -209,6 +209,12 @@ pub fn host_and_port(uri: &Uri) -> Result<String> {
     let authority = uri
         .authority()
         .with_context(|| format!("--url ({uri}) names no host; write it like http://127.0.0.1:5052/predict"))?;
+    // The URL is in every report.
+    ensure!(
+        !authority.as_str().contains('@'),
+        "--url has a user or a password before its host; leave them out, and send --header 'Authorization: Basic …' or \
+         --bearer-token-file"
+    );
     ensure!(!authority.host().is_empty(), "--url ({uri}) names no host; write it like http://127.0.0.1:5052/predict");
     Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(default_port)))
 }
@@ -222,7 +228,9 @@ mod tests {
         let address = |uri: &str| host_and_port(&uri.parse().expect("a URI")).map_err(|error| error.to_string());
         assert_eq!(address("http://a/predict").as_deref(), Ok("a:80"));
         assert_eq!(address("https://a/predict").as_deref(), Ok("a:443"));
-        assert_eq!(address("http://user@[::1]:5052/predict").as_deref(), Ok("[::1]:5052"));
+        assert_eq!(address("http://[::1]:5052/predict").as_deref(), Ok("[::1]:5052"));
+        let secret = address("http://user:secret@a/").expect_err("refused");
+        assert!(secret.contains("Authorization") && !secret.contains("secret"), "{secret}");
         assert!(address("ftp://a/").expect_err("refused").contains("https://"));
         assert!(address("/predict").expect_err("refused").contains("http://"));
     }
