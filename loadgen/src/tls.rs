@@ -1,19 +1,16 @@
 //! TLS of connections to the server: the certificates that are trusted, the client's own certificate, and the version
 //! of HTTP that ALPN asks for. Opens no connection.
 
+use crate::trusted_certificates::{AUTHORITY, TrustedCertificates};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
-use tokio_rustls::rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
-};
+use tokio_rustls::rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
     self, AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -46,18 +43,17 @@ impl TlsSettings {
     pub fn client_config(&self, protocol: &[u8]) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
-        let builder = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .context("choose the versions of TLS")?;
-        let builder = match &self.authorities {
-            _ if self.is_insecure => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(algorithms)))
-            }
-            Some(path) => {
-                let verifier = AcceptGivenCertificates::new(path, builder.crypto_provider().clone())?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-            }
-            None => builder.with_root_certificates(system_authorities()?),
+        let builder = if self.is_insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(algorithms)))
+        } else if let Some(path) = &self.authorities {
+            let trusted = TrustedCertificates::new(certificates(path, "--ca")?, provider);
+            let trusted = trusted.with_context(|| format!("--ca ({})", path.display()))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(trusted))
+        } else {
+            builder.with_root_certificates(system_roots()?)
         };
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
@@ -81,7 +77,7 @@ impl TlsSettings {
 }
 
 /// The authorities that the system trusts.
-fn system_authorities() -> Result<RootCertStore> {
+fn system_roots() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, _ignored) = roots.add_parsable_certificates(found.certs);
@@ -147,6 +143,11 @@ pub fn explain(error: &io::Error) -> String {
             "the server's certificate has another name ({tls}); write the certificate's name in --url, with --resolve \
              if needed, or accept any certificate with --insecure"
         ),
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) if other.to_string() == AUTHORITY => {
+            "the server's certificate is one of an authority; name this certificate with --ca FILE, or accept any \
+             certificate with --insecure"
+                .into()
+        }
         rustls::Error::InvalidCertificate(_) => {
             format!("the server's certificate is not valid ({tls}); accept any certificate with --insecure")
         }
@@ -162,72 +163,6 @@ pub fn explain(error: &io::Error) -> String {
              --client-cert and --client-key"
         ),
         _ => format!("the TLS handshake failed: {tls}"),
-    }
-}
-
-/// Accepts certificates that an authority of `--ca` has issued, and a certificate that is itself in the file. A server's
-/// own certificate as `openssl req -x509` makes it says that it is one of an authority, which rustls refuses in a server.
-#[derive(Debug)]
-struct AcceptGivenCertificates {
-    verifier: Arc<WebPkiServerVerifier>,
-    given: Vec<CertificateDer<'static>>,
-}
-
-impl AcceptGivenCertificates {
-    fn new(path: &Path, provider: Arc<CryptoProvider>) -> Result<Self> {
-        let given = certificates(path, "--ca")?;
-        let mut roots = RootCertStore::empty();
-        for certificate in &given {
-            roots
-                .add(certificate.clone())
-                .with_context(|| format!("--ca ({}): a certificate cannot be read", path.display()))?;
-        }
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Self { verifier: verifier.with_context(|| format!("--ca ({})", path.display()))?, given })
-    }
-}
-
-impl ServerCertVerifier for AcceptGivenCertificates {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.verifier.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
-            // An expired certificate has another error.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.given.iter().any(|given| given == certificate) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
     }
 }
 
@@ -308,6 +243,14 @@ mod tests {
             let error = format!("{:#}", result.expect_err("refused"));
             assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_self_signed_authority_names_the_flag_that_trusts_it() {
+        let other = rustls::OtherError(Arc::new(io::Error::other(AUTHORITY)));
+        let error = rustls::Error::InvalidCertificate(CertificateError::Other(other));
+        let text = explain(&io::Error::other(error));
+        assert!(text.contains("--ca FILE") && text.contains("--insecure"), "{text}");
     }
 
     #[test]
