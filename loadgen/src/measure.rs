@@ -76,7 +76,6 @@ impl Runner {
         stop: &mut StopSignal<'_>,
     ) -> Result<Measurement> {
         let Self { target, payloads, request_ids, connections, part, start, .. } = self.clone();
-        let start = start.unwrap_or_else(Instant::now);
         let config = SendConfig { load, target, payloads, request_ids, connections, part, start };
         let mut running = RunningLoad::start(config)?;
         let log = MetricsLog::default();

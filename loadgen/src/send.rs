@@ -31,9 +31,9 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// waits.
 const EVENT_INTERVAL: u32 = 5;
 
-/// Largest number of samples that wait to be recorded, 20 MB. If recording cannot keep up, for example since a disk is
+/// Largest number of samples that wait to be recorded, 10 MB. If recording cannot keep up, for example since a disk is
 /// slow, requests are sent late, and the run is invalid.
-const MAX_WAITING_SAMPLES: usize = 100_000;
+const MAX_WAITING_SAMPLES: usize = 50_000;
 
 /// First pause of a task of a closed load whose connection was refused. Each further refusal doubles the pause.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
@@ -69,8 +69,8 @@ pub struct SendConfig {
     pub connections: usize,
     /// The part of the load that is sent.
     pub part: Part,
-    /// The start of the load, which may lie in the future.
-    pub start: Instant,
+    /// The start of the load, which may lie in the future; `None` to start at once.
+    pub start: Option<Instant>,
 }
 
 /// A load that is being sent.
@@ -96,10 +96,13 @@ impl RunningLoad {
         let (sender, samples) = crossbeam_channel::bounded(MAX_WAITING_SAMPLES);
         let (stop, stopped) = watch::channel(false);
         let started = Arc::new(AtomicUsize::new(0));
-        let start = config.start;
+        let pool = ConnectionPool::new(config.target.destination.clone(), config.connections);
+        // Read after the memory of the channel was allocated, which takes milliseconds. The first request would be late
+        // otherwise.
+        let start = config.start.unwrap_or_else(Instant::now);
         let client = LoadSender {
             in_flight: Semaphore::new(config.target.requests_in_flight(config.connections)),
-            pool: ConnectionPool::new(config.target.destination.clone(), config.connections),
+            pool,
             target: config.target,
             payloads: config.payloads,
             request_ids: config.request_ids,

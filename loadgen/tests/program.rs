@@ -253,10 +253,13 @@ fn a_request_can_be_found_again_by_its_id() {
         let id = request
             .lines()
             .find_map(|line| line.to_ascii_lowercase().strip_prefix("x-request-id: ").map(str::to_owned));
-        let mut ids = seen.lock().expect("no thread panics");
-        ids.push(id.expect("each request has an id"));
+        let count = {
+            let mut ids = seen.lock().expect("no thread panics");
+            ids.push(id.expect("each request has an id"));
+            ids.len()
+        };
         // The third request is slow.
-        if ids.len() == 3 {
+        if count == 3 {
             std::thread::sleep(Duration::from_millis(300));
         }
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{ANSWER}", ANSWER.len())
