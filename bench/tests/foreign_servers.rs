@@ -72,13 +72,13 @@ fn send(folder: &Path, flags: &[&str]) -> Value {
 }
 
 #[test]
-fn kserves_python_server_answers_tensors_and_images_in_every_form() {
+fn kserves_python_server_answers_tensors_and_images() {
     let Some(python) = kserve() else { return };
     let server = KserveServer::start(&python);
     let folder = paths::output("kserve-server");
     let images = folder.join("images");
     std::fs::create_dir_all(&images).expect("the folder can be made");
-    // A JPEG file begins with the byte 255, which is above the middle, and a PNG file with 137, which is, too.
+    // A JPEG file begins with the byte 255, which is above the middle.
     let picture = paths::root().join("replica/tests/data/grey.jpg");
     std::fs::copy(picture, images.join("grey.jpg")).expect("the picture can be copied");
     std::fs::write(images.join("labels.csv"), "file,label\ngrey.jpg,1\n").expect("written");
@@ -88,9 +88,11 @@ fn kserves_python_server_answers_tensors_and_images_in_every_form() {
         let form = format!("--form={form}");
         let common = [&*url, "--target-kind=oip", &*form];
         send(&folder, &[&common[..], &["--tensor=input:FP32:1,3,8,8"]].concat());
-        let report = send(&folder, &[&common[..], &["--tensor=image:BYTES:1", &*pictures]].concat());
-        assert_eq!(report["summary"]["accuracy"], 1.0, "{form}: the highest score is that of class 1");
     }
+    // KServe's server takes only UTF-8 text as binary BYTES, so an image must be base64 in JSON.
+    let flags = [&*url, "--target-kind=oip", "--form=oip-json", "--tensor=image:BYTES:1", &*pictures];
+    let report = send(&folder, &flags);
+    assert_eq!(report["summary"]["accuracy"], 1.0, "the highest score is that of class 1");
     let missing = format!("--url={}/v2/models/none/infer", server.url);
     let flags = [&*missing, "--target-kind=oip", "--rate=5", "--duration=1s", "--quiet"];
     let report = loadgen::run(&flags, &folder.join("missing.json")).unwrap_or_else(|error| panic!("{error:#}"));

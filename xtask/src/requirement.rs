@@ -61,7 +61,7 @@ const SCHEMATHESIS: Environment =
 const TRITON_CLIENT: Environment =
     Environment { name: "tritonclient", packages: &["tritonclient[http]==2.73.0"], download: "about 30 MB" };
 
-/// Another client of that protocol; see `bench/tests/inference_protocol.rs`.
+/// Another client of that protocol, and a server; see `inference_protocol.rs` and `foreign_servers.rs` in `bench/tests`.
 const KSERVE: Environment =
     Environment { name: "kserve", packages: &["kserve==0.21.0"], download: "about 450 MB, unpacked" };
 
@@ -237,7 +237,7 @@ const TESTS: [Requirement; 24] = [
     },
     Requirement {
         name: "kserve",
-        needed_by: "the test of the Open Inference Protocol with KServe's client",
+        needed_by: "the tests of the Open Inference Protocol with KServe's client and server",
         is_met: || KSERVE.is_made(),
         remedy: Remedy::Python(KSERVE),
     },
