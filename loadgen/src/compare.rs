@@ -204,7 +204,7 @@ impl RunComparison {
         let chance = match pairs {
             0 | 1 => String::new(),
             _ => format!(
-                " {pairs} pairs are judged, each by itself: of 100 pairs of equal laws, 2 or 3 would show a difference by \
+                " {pairs} pairs are judged, each by itself: of 100 pairs of equal laws, about 3 would show a difference by \
                  chance."
             ),
         };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The figures that are judged, with the confidence of their intervals. It is above 95 %, because three figures are judged
 /// at once, and one of them must seldom differ by chance: two equal laws keep all three verdicts of "no difference" in
-/// more than 97 of 100 comparisons (simulated).
+/// 95 to 99 of 100 comparisons (simulated; docs/benchmarks.md).
 const JUDGED: [(Figure, f64); 3] = [(Figure::Attainment, 0.99), (Figure::P99, 0.998), (Figure::ReplicaSeconds, 0.998)];
 
 /// The judgement on two groups in one figure.
