@@ -2,7 +2,7 @@
 //! nothing of how requests are sent or served.
 //!
 //! A workload file holds numbers separated by white space, one number for each second: `7 6 7 8 …`. It may also be a
-//! list, a table in CSV or a trace of functions; see [`file`]. `#` starts a comment that ends with the line.
+//! list, a table in CSV or a trace of functions; see [`mod@file`]. `#` starts a comment that ends with the line.
 
 pub mod arrivals;
 mod cells;
