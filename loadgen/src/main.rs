@@ -1,7 +1,7 @@
 //! The program `loadgen`: starts the runtime, handles signals, prints results, writes files and chooses the exit
 //! status.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use loadgen::capacity::CapacityReport;
 use loadgen::config::output::{Args as Output, OutputFiles, RunFiles};
 use loadgen::config::workers::WorkerArgs;
@@ -54,11 +54,7 @@ async fn stopped() {
 
 /// Executes `loadgen worker`, until a signal ends it.
 fn worker(args: &WorkerArgs) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("create a runtime; raise the limit of open files (ulimit -n)")?;
-    runtime.block_on(server::serve(args, stopped()))?;
+    runtime::new()?.block_on(server::serve(args, stopped()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -66,13 +62,8 @@ fn worker(args: &WorkerArgs) -> Result<ExitCode> {
 fn run(args: &RunArgs) -> Result<ExitCode> {
     let seeds = args.seeds()?;
     let mut files = args.output.open_files(&seeds, &args.inputs())?;
-    // One thread is enough here: requests are sent from another thread.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("create a runtime; raise the limit of open files (ulimit -n)")?;
     let summary_stream = SummaryStream::choose(&files, &args.output);
-    match runtime::run(runtime, run::run(args, &seeds, &mut files, Box::pin(stopped())))? {
+    match runtime::run(runtime::new()?, run::run(args, &seeds, &mut files, Box::pin(stopped())))? {
         RunResult::Run(report, log_written) => finish_run(&report, log_written, files, summary_stream, &args.output),
         RunResult::Series(series, logs_written) => {
             finish_series(*series, logs_written, files, summary_stream, &args.output)

@@ -1,6 +1,16 @@
-//! The end of a tokio runtime.
+//! The beginning and the end of a tokio runtime.
 
-use tokio::runtime::Runtime;
+use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Runtime};
+
+/// A runtime of the calling thread for everything but sending, which has a thread and a runtime of its own.
+///
+/// # Errors
+/// If the system has no file descriptor left.
+pub fn new() -> Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.context("create a runtime; raise the limit of open files (ulimit -n)")
+}
 
 /// Runs `future` to its end, and then drops the runtime with its tasks. Does not wait for lookups of names. The system may
 /// take a minute for one, although loadgen has given it up long before.
@@ -18,7 +28,7 @@ mod tests {
 
     #[test]
     fn the_end_waits_for_no_lookup_and_drops_all_tasks() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = new().expect("a runtime");
         let start = Instant::now();
         let held = Arc::new(());
         let task = held.clone();

@@ -94,6 +94,26 @@ pub fn check_made(output: &Output) {
     assert!(output.status.success() || was_late, "{:?}: {text}{}", output.status, stderr(output));
 }
 
+/// Checks that the latency of every request which was due during a stall contains the rest of the stall. The run had 100
+/// requests a second, evenly spaced, and the server stalled for `length`, from 995 ms after the first arrival on.
+pub fn check_stall(run: &FinishedRun, length: Duration) {
+    // The first request is sent after 5 ms. The request that is sent a second after it is the first to wait.
+    let from = Duration::from_millis(1005);
+    let meanwhile: Vec<_> = run
+        .requests
+        .iter()
+        .filter(|request| (from..from + length - Duration::from_millis(20)).contains(&request.scheduled))
+        .collect();
+    assert_eq!(meanwhile.len(), 98);
+    for request in meanwhile {
+        let left = from + length - request.scheduled;
+        assert!(request.latency + Duration::from_millis(5) >= left, "{request:?} should have waited for {left:?}");
+    }
+    let before = run.requests.iter().filter(|request| request.scheduled < from - Duration::from_millis(5));
+    let worst = before.map(|request| request.latency).max().expect("some were sent before");
+    assert!(worst < Duration::from_millis(500), "{worst:?} before the server stalled");
+}
+
 fn read_log(path: &Path) -> Vec<LoggedRequest> {
     let mut rows = csv::Reader::from_reader(GzDecoder::new(File::open(path).expect("the log is written")));
     let row = |row: csv::Result<csv::StringRecord>| {
